@@ -1,0 +1,28 @@
+"""A Cython-accelerated worker for Dask clusters.
+
+``fastworker.Worker`` stands wherever ``distributed.Worker`` does. Importing this package is
+cheap: ``distributed`` and the compiled modules load when ``Worker`` is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastworker._version import __version__
+
+if TYPE_CHECKING:
+    from fastworker.worker import Worker, shutdown
+
+__all__ = ["Worker", "__version__", "shutdown"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Worker", "shutdown"):
+        from fastworker import worker
+
+        return getattr(worker, name)
+    raise AttributeError(f"module 'fastworker' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
