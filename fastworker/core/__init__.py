@@ -1,5 +1,13 @@
-"""The sans-I/O core: task states, transitions, the ready queue and fetch planning."""
+"""The sans-I/O core: task states, transitions, the ready queue and fetch planning.
 
-from distributed.worker_state_machine import TaskState, WorkerState
+`WorkerState` takes the events of ``distributed.worker_state_machine`` and returns that module's
+instructions; it does no I/O, starts no threads and never runs a task.
+"""
 
-__all__ = ["TaskState", "WorkerState"]
+from fastworker.core.ready import ReadyQueue
+from fastworker.core.state import WorkerState
+from fastworker.core.states import STATES
+from fastworker.core.task import TaskState, reset_serial
+from fastworker.core.transitions import TRANSITIONS
+
+__all__ = ["STATES", "TRANSITIONS", "ReadyQueue", "TaskState", "WorkerState", "reset_serial"]

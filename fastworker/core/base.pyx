@@ -1,0 +1,254 @@
+"""The worker's state: what is known of every task and every peer."""
+
+import logging
+import math
+import random
+from collections import defaultdict
+
+from fastworker.core.counters cimport TaskCounter
+from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
+from fastworker.core.ready cimport ReadyQueue
+from fastworker.core.states cimport FETCH, MEMORY, NONE
+from fastworker.core.task cimport NO_NBYTES, TaskState, clear_error, need, new_task, set_priority
+
+import dask
+
+logger = logging.getLogger("distributed.worker.state_machine")
+
+
+cdef int expect(bint ok, object what) except -1:
+    """An invariant that stock asserts too: AssertionError, python -O or not."""
+    if not ok:
+        raise AssertionError(what)
+    return 0
+
+
+class PeerQueues(dict):
+    """{address: ReadyQueue}; asking for an unknown peer makes an empty queue, as in a defaultdict."""
+
+    __slots__ = ()
+
+    def __missing__(self, address):
+        queue = self[address] = ReadyQueue()
+        return queue
+
+
+cdef class Base:
+    """Attributes of a `WorkerState` and the helpers that all its parts share."""
+
+    def __cinit__(self, *args, **kwargs):
+        # What compiled code relies on exists before any __init__, a subclass's included
+        self.data = {}
+        self.threads = {}
+        self.plugins = {}
+        self.actors = {}
+        self.total_resources = {}
+        self.available_resources = {}
+
+        self.tasks = {}
+        self.ready = ReadyQueue()
+        self.constrained = ReadyQueue()
+        self.waiting = set()
+        self.executing = set()
+        self.long_running = set()
+        self.missing_dep_flight = set()
+        self.in_flight_tasks = set()
+
+        self.has_what = defaultdict(set)
+        self.data_needed = PeerQueues()
+        self.in_flight_workers = {}
+        self.busy_workers = set()
+
+        maxlen = dask.config.get("distributed.admin.low-level-log-length")
+        self.log = TransitionLog(maxlen)
+        self.stimulus_log = StimulusLog(maxlen)
+        self.task_counter = TaskCounter()
+        self.rng = random.Random(0)
+        self.touched = []
+
+        self.running = True
+        self.transfer_incoming_bytes_throttle_threshold = 10_000_000
+
+    def __init__(
+        self, *,
+        nthreads=1,
+        address=None,
+        data=None,
+        threads=None,
+        plugins=None,
+        resources=None,
+        transfer_incoming_count_limit=9999,
+        validate=True,
+        transition_counter_max=False,
+        transfer_incoming_bytes_limit=math.inf,
+        transfer_message_bytes_limit=math.inf,
+    ):
+        self.nthreads = nthreads
+        self.address_ = address or None
+        # Passed by reference by the worker; of our own where nobody else looks at them
+        if data is not None:
+            self.data = data
+        if threads is not None:
+            self.threads = threads
+        if plugins is not None:
+            self.plugins = plugins
+        if resources is not None:
+            self.total_resources = dict(resources)
+            self.available_resources = dict(resources)
+        self.transfer_incoming_count_limit = transfer_incoming_count_limit
+        self.transfer_incoming_bytes_limit = transfer_incoming_bytes_limit
+        self.transfer_message_bytes_limit = transfer_message_bytes_limit
+        self.transition_counter_max = transition_counter_max
+        self.validate = validate
+
+    @property
+    def address(self):
+        """The worker's own address; AttributeError until it is known."""
+        if self.address_ is None:
+            raise AttributeError("the address of this worker is not known yet")
+        return self.address_
+
+    @address.setter
+    def address(self, value):
+        self.address_ = value
+
+    cdef TaskState create_task(self, object key):
+        cdef TaskState ts = new_task(key)
+        self.tasks[key] = ts
+        ts.counts = self.task_counter.of_key(key)
+        self.touch(ts)
+        return ts
+
+    cdef void touch(self, TaskState ts) noexcept:
+        """Note that the task is to be counted again, and validated, at the end of this event."""
+        if not ts.touched:
+            ts.touched = True
+            self.touched.append(ts)
+
+    cdef TaskState ensure_task_exists(self, object key, TaskState like, object stimulus_id):
+        """The task with this key; one that has no priority yet gets that of `like`, or (1,).
+
+        (1,) comes after all tasks that users did not explicitly put behind: what the scheduler
+        wants replicated must not keep dependencies of running computations waiting.
+        """
+        cdef TaskState ts = self.tasks.get(key)
+        if ts is None:
+            ts = self.create_task(key)
+        elif logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Data task %s already known (stimulus_id=%s)", ts, stimulus_id)
+        if ts.prio.n == 0:
+            if like is None:
+                set_priority(ts, (1,))
+            else:
+                ts.prio = like.prio
+                ts.inexact_priority = like.inexact_priority
+        self.log.write(ENSURE_TASK_EXISTS, key, None, stimulus_id, self.now, ts.state_)
+        return ts
+
+    cdef int update_who_has(self, object who_has) except -1:
+        """Replace what we know of the holders of these keys. Unknown keys are passed over."""
+        cdef TaskState ts
+        cdef set old, new
+        for key, workers in who_has.items():
+            ts = self.tasks.get(key)
+            if ts is None:
+                continue
+            new = set(workers)
+            if self.address in new:
+                # A release-worker-data message of ours has not reached the scheduler yet
+                new.remove(self.address_)
+                if ts.state_ != MEMORY:
+                    logger.debug(
+                        "Scheduler says that %s holds %s, but it does not", self.address_, ts
+                    )
+            old = need(ts.who_has_)
+            if old == new:
+                continue
+            for worker in old - new:
+                self.has_what[worker].remove(key)
+                if ts.state_ == FETCH:
+                    (<ReadyQueue?>self.data_needed[worker]).drop(ts)
+            for worker in new - old:
+                self.has_what[worker].add(key)
+                if ts.state_ == FETCH:
+                    (<ReadyQueue?>self.data_needed[worker]).push(ts)
+            ts.who_has_ = new
+        return 0
+
+    cdef int forget_holder(self, object worker, list missing) except -1:
+        """A peer is gone. Lists in `missing` what was to be fetched from it and nowhere else."""
+        cdef TaskState ts
+        cdef ReadyQueue queue = self.data_needed.pop(worker, None)
+        if queue is not None:
+            for ts in queue:
+                if self.validate:
+                    expect(ts.state_ == FETCH and worker in need(ts.who_has_), ts)
+                if len(need(ts.who_has_)) == 1 and worker in ts.who_has_:
+                    missing.append(ts)
+            queue.clear()
+        for key in self.has_what.pop(worker, ()):
+            ts = self.tasks[key]
+            ts.who_has_.remove(worker)
+        return 0
+
+    cdef int purge(self, TaskState ts) except -1:
+        """Drop the value and all that is noted of this task, here and in the collections."""
+        cdef TaskState dep
+        key = ts.key
+        # Not data.pop(): that would read a spilled value back in
+        if key in self.data:
+            del self.data[key]
+        if self.actors:
+            self.actors.pop(key, None)
+        if self.threads:
+            self.threads.pop(key, None)
+
+        if ts.who_has_ is not None:
+            for worker in ts.who_has_:
+                self.has_what[worker].discard(key)
+                (<ReadyQueue?>self.data_needed[worker]).drop(ts)
+            ts.who_has_.clear()
+
+        if ts.dependencies_ is not None:
+            for dep in ts.dependencies_:
+                if dep.waiters_ is not None:
+                    dep.waiters_.discard(ts)
+        ts.waiting_for_data_ = None
+        ts.nbytes_ = NO_NBYTES
+        ts.previous_ = NONE
+        ts.next_ = NONE
+        ts.done = False
+        ts.coming_from = None
+        clear_error(ts, False)
+
+        self.missing_dep_flight.discard(ts)
+        self.ready.drop(ts)
+        self.constrained.drop(ts)
+        self.executing.discard(ts)
+        self.long_running.discard(ts)
+        self.in_flight_tasks.discard(ts)
+        self.waiting.discard(ts)
+        return 0
+
+    cdef int put_in_queues(self, TaskState ts) except -1:
+        """Into the queue of every peer that holds it."""
+        for worker in ts.who_has_:
+            (<ReadyQueue?>self.data_needed[worker]).push(ts)
+        return 0
+
+    cdef bint holds(self, object key) except -1:
+        return key in self.data or key in self.actors
+
+    cdef int take_resources(self, TaskState ts, int sign) except -1:
+        """Take what the task needs (sign 1), or give it back (-1)."""
+        if ts.resource_restrictions_:
+            for resource, needed in ts.resource_restrictions_.items():
+                self.available_resources[resource] -= sign * needed
+        return 0
+
+    cdef bint resources_suffice(self, TaskState ts) except -1:
+        if ts.resource_restrictions_:
+            for resource, needed in ts.resource_restrictions_.items():
+                if self.available_resources[resource] < needed:
+                    return False
+        return True

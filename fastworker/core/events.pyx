@@ -1,0 +1,447 @@
+"""What each stimulus does to the state, before any recommendation is followed."""
+
+import logging
+
+from fastworker.core.base cimport expect
+from fastworker.core.log cimport (
+    CANCEL_COMPUTE, COMPUTE_TASK, FREE_KEYS, MISSING_DEP, RECEIVE_FROM_SCATTER, REMOVE_REPLICA,
+)
+from fastworker.core.machine cimport Machine
+from fastworker.core.priority cimport WIDTH
+from fastworker.core.states cimport (
+    CONSTRAINED, ERROR, EXECUTING, FETCH, LONG_RUNNING, MEMORY, MISSING, NONE, READY, RELEASED,
+    RESCHEDULED, WAITING, state_name,
+)
+from fastworker.core.task cimport (
+    TaskState, add_compute_times, clear_error, need, set_nbytes, set_priority,
+)
+from fastworker.core.transitions cimport report_finished
+
+from distributed.worker_state_machine import (
+    AcquireReplicasEvent,
+    CancelComputeEvent,
+    ComputeTaskEvent,
+    ExecuteFailureEvent,
+    ExecuteSuccessEvent,
+    FindMissingEvent,
+    FreeKeysEvent,
+    GatherDepBusyEvent,
+    GatherDepFailureEvent,
+    GatherDepNetworkFailureEvent,
+    GatherDepSuccessEvent,
+    PauseEvent,
+    RefreshWhoHasEvent,
+    RemoveReplicasEvent,
+    RemoveWorkerEvent,
+    RequestRefreshWhoHasMsg,
+    RescheduleEvent,
+    RetryBusyWorkerEvent,
+    RetryBusyWorkerLater,
+    SecedeEvent,
+    StealRequestEvent,
+    StealResponseMsg,
+    UnpauseEvent,
+    UpdateDataEvent,
+)
+
+logger = logging.getLogger("distributed.worker.state_machine")
+
+cdef object NO_RUN_ID = -1
+
+cdef enum Code:
+    ACQUIRE_REPLICAS_EVENT = 1
+    CANCEL_COMPUTE_EVENT
+    COMPUTE_TASK_EVENT
+    EXECUTE_FAILURE_EVENT
+    EXECUTE_SUCCESS_EVENT
+    FIND_MISSING_EVENT
+    FREE_KEYS_EVENT
+    GATHER_BUSY_EVENT
+    GATHER_FAILURE_EVENT
+    GATHER_NETWORK_FAILURE_EVENT
+    GATHER_SUCCESS_EVENT
+    PAUSE_EVENT
+    REFRESH_WHO_HAS_EVENT
+    REMOVE_REPLICAS_EVENT
+    REMOVE_WORKER_EVENT
+    RESCHEDULE_EVENT
+    RETRY_BUSY_WORKER_EVENT
+    SECEDE_EVENT
+    STEAL_REQUEST_EVENT
+    UNPAUSE_EVENT
+    UPDATE_DATA_EVENT
+
+cdef dict CODES = {
+    AcquireReplicasEvent: ACQUIRE_REPLICAS_EVENT,
+    CancelComputeEvent: CANCEL_COMPUTE_EVENT,
+    ComputeTaskEvent: COMPUTE_TASK_EVENT,
+    ExecuteFailureEvent: EXECUTE_FAILURE_EVENT,
+    ExecuteSuccessEvent: EXECUTE_SUCCESS_EVENT,
+    FindMissingEvent: FIND_MISSING_EVENT,
+    FreeKeysEvent: FREE_KEYS_EVENT,
+    GatherDepBusyEvent: GATHER_BUSY_EVENT,
+    GatherDepFailureEvent: GATHER_FAILURE_EVENT,
+    GatherDepNetworkFailureEvent: GATHER_NETWORK_FAILURE_EVENT,
+    GatherDepSuccessEvent: GATHER_SUCCESS_EVENT,
+    PauseEvent: PAUSE_EVENT,
+    RefreshWhoHasEvent: REFRESH_WHO_HAS_EVENT,
+    RemoveReplicasEvent: REMOVE_REPLICAS_EVENT,
+    RemoveWorkerEvent: REMOVE_WORKER_EVENT,
+    RescheduleEvent: RESCHEDULE_EVENT,
+    RetryBusyWorkerEvent: RETRY_BUSY_WORKER_EVENT,
+    SecedeEvent: SECEDE_EVENT,
+    StealRequestEvent: STEAL_REQUEST_EVENT,
+    UnpauseEvent: UNPAUSE_EVENT,
+    UpdateDataEvent: UPDATE_DATA_EVENT,
+}
+
+
+cdef int code_of(object cls) except -1:
+    """Raises TypeError for a class that is no known event nor derived from one."""
+    for base in cls.__mro__:
+        code = CODES.get(base)
+        if code is not None:
+            CODES[cls] = code
+            return code
+    raise TypeError(
+        f"{cls.__module__}.{cls.__qualname__} is not an event that a worker's state can handle"
+    )
+
+
+cdef class Events(Machine):
+    """Adds the stimuli."""
+
+    # ------------------------------------------------------------------------------ the frequent
+
+    cdef int on_compute_task(
+        self, object key, object run_id, object who_has, object nbytes, object priority,
+        object run_spec, object resource_restrictions, bint actor, object annotations,
+        object span_id, object stimulus_id, dict recs, list records,
+    ) except -1:
+        cdef TaskState dep
+        cdef TaskState ts = self.tasks.get(key)
+        cdef int state
+        if type(priority) is not tuple:
+            raise TypeError(f"priority of {key!r} must be a tuple of numbers; got {priority!r}")
+        if ts is None:
+            ts = self.create_task(key)
+        elif logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Asked to compute %s, already known (stimulus_id=%s)", ts, stimulus_id)
+        state = ts.state_
+        self.log.write(COMPUTE_TASK, ts.key, None, stimulus_id, self.now, state)
+        ts.run_id = run_id
+
+        if (
+            state == READY or state == CONSTRAINED or state == EXECUTING or state == LONG_RUNNING
+            or state == WAITING
+        ):
+            return 0
+        if state == MEMORY:
+            records.append(report_finished(self, ts, run_id, stimulus_id))
+            return 0
+
+        recs[ts] = WAITING
+        ts.run_spec = run_spec
+        # Newest first among those that the scheduler finds equally urgent
+        set_priority(ts, priority)
+        if ts.prio.n < WIDTH and -self.generation < (1 << 53):
+            ts.prio.v[ts.prio.n] = <double>self.generation
+            ts.prio.n += 1
+        else:
+            set_priority(ts, (*priority, self.generation))
+        self.generation -= 1
+        if actor:
+            self.actors[ts.key] = None
+        clear_error(ts, True)
+        ts.annotations = annotations
+        ts.span_id = span_id
+        # While it still runs, the resources to be given back are those it took
+        if ts.previous_ != EXECUTING and ts.previous_ != LONG_RUNNING:
+            ts.resource_restrictions_ = resource_restrictions
+
+        if self.validate:
+            expect(who_has.keys() == nbytes.keys(), who_has)
+            for workers in who_has.values():
+                expect(bool(workers) and len(workers) == len(set(workers)), who_has)
+        if nbytes:
+            if ts.dependencies_ is None:
+                ts.dependencies_ = set()
+            for dep_key, dep_nbytes in nbytes.items():
+                dep = self.ensure_task_exists(dep_key, ts, stimulus_id)
+                if dep.state_ != MEMORY:
+                    set_nbytes(dep, dep_nbytes)
+                ts.dependencies_.add(dep)
+                if dep.dependents_ is None:
+                    dep.dependents_ = set()
+                dep.dependents_.add(ts)
+        if who_has:
+            self.update_who_has(who_has)
+        return 0
+
+    cdef int on_success(
+        self, object key, object run_id, object value, double start, double stop, object nbytes,
+        object type, dict recs,
+    ) except -1:
+        cdef TaskState ts = self.end_execution(key, recs)
+        add_compute_times(ts, start, stop)
+        set_nbytes(ts, nbytes)
+        ts.type = type
+        recs[ts] = (MEMORY, value, run_id)
+        return 0
+
+    cdef int on_data(
+        self, object worker, object total_nbytes, object data, object stimulus_id, dict recs
+    ) except -1:
+        """A transfer came through; it may hold less than was asked for."""
+        cdef TaskState ts
+        for ts in self.end_transfer(worker, total_nbytes):
+            if ts.key in data:
+                recs[ts] = (MEMORY, data[ts.key], ts.run_id)
+                continue
+            self.log.write(MISSING_DEP, ts.key, None, stimulus_id, self.now)
+            if self.validate:
+                expect(ts.state_ != FETCH and ts not in self.data_needed[worker], ts)
+            if ts.who_has_ is not None:
+                ts.who_has_.discard(worker)
+            if worker in self.has_what:
+                self.has_what[worker].discard(ts.key)
+            recs[ts] = FETCH
+        return 0
+
+    cdef int on_free_keys(self, object keys, object stimulus_id, dict recs) except -1:
+        cdef TaskState ts
+        self.log.write(FREE_KEYS, keys, None, stimulus_id, self.now)
+        for key in keys:
+            ts = self.tasks.get(key)
+            if ts is not None:
+                recs[ts] = RELEASED
+        return 0
+
+    # -------------------------------------------------------------------------- shared by several
+
+    cdef list end_transfer(self, object worker, object total_nbytes):
+        """The tasks of a transfer that has ended, in whichever state they are by now."""
+        cdef TaskState ts
+        cdef list out = []
+        self.transfer_incoming_bytes -= total_nbytes
+        for key in self.in_flight_workers.pop(worker):
+            ts = self.tasks[key]
+            ts.done = True
+            ts.coming_from = None
+            self.in_flight_tasks.remove(ts)
+            out.append(ts)
+        return out
+
+    cdef TaskState end_execution(self, object key, dict recs):
+        """The task whose code has ended, in whichever state it is by now; its thread is free."""
+        cdef TaskState ts = self.tasks.get(key)
+        expect(ts is not None, key)
+        if self.validate:
+            expect((ts in self.executing) != (ts in self.long_running), ts)
+        ts.done = True
+        self.executed_count += 1
+        self.take_resources(ts, -1)
+        self.executing.discard(ts)
+        self.long_running.discard(ts)
+        self.ensure_computing(recs)
+        expect(ts not in recs, ts)
+        return ts
+
+    # ----------------------------------------------------------------------------- event by event
+
+    cdef int handle(self, object event, dict recs, list records) except -1:
+        cdef TaskState ts
+        cdef object number = CODES.get(type(event))
+        cdef int code = code_of(type(event)) if number is None else number
+        if code == COMPUTE_TASK_EVENT:
+            return self.on_compute_task(
+                event.key, event.run_id, event.who_has, event.nbytes, event.priority,
+                event.run_spec, event.resource_restrictions, event.actor, event.annotations,
+                event.span_id, event.stimulus_id, recs, records,
+            )
+        if code == EXECUTE_SUCCESS_EVENT:
+            return self.on_success(
+                event.key, event.run_id, event.value, event.start, event.stop, event.nbytes,
+                event.type, recs,
+            )
+        if code == GATHER_SUCCESS_EVENT:
+            return self.on_data(
+                event.worker, event.total_nbytes, event.data, event.stimulus_id, recs
+            )
+        if code == FREE_KEYS_EVENT:
+            return self.on_free_keys(event.keys, event.stimulus_id, recs)
+        if code == UPDATE_DATA_EVENT:
+            return self.handle_update_data(event, recs)
+        if code == ACQUIRE_REPLICAS_EVENT:
+            return self.handle_acquire_replicas(event, recs)
+        if code == REMOVE_REPLICAS_EVENT:
+            return self.handle_remove_replicas(event, recs)
+        if code == REFRESH_WHO_HAS_EVENT:
+            return self.handle_refresh_who_has(event, recs)
+        if code == GATHER_BUSY_EVENT:
+            return self.handle_busy(event, recs, records)
+        if code == GATHER_NETWORK_FAILURE_EVENT:
+            return self.handle_network_failure(event, recs)
+        if code == GATHER_FAILURE_EVENT:
+            return self.handle_gather_failure(event, recs)
+        if code == REMOVE_WORKER_EVENT:
+            return self.handle_remove_worker(event, recs)
+        if code == EXECUTE_FAILURE_EVENT:
+            return self.handle_failure(event, recs)
+        if code == STEAL_REQUEST_EVENT:
+            return self.handle_steal_request(event, recs, records)
+        if code == CANCEL_COMPUTE_EVENT:
+            return self.handle_cancel_compute(event, recs)
+        if code == FIND_MISSING_EVENT:
+            return self.handle_find_missing(event, records)
+        if code == RESCHEDULE_EVENT:
+            ts = self.end_execution(event.key, recs)
+            recs[ts] = RESCHEDULED
+        elif code == SECEDE_EVENT:
+            ts = self.tasks.get(event.key)
+            if ts is not None:
+                recs[ts] = (LONG_RUNNING, event.compute_duration)
+        elif code == RETRY_BUSY_WORKER_EVENT:
+            self.busy_workers.discard(event.worker)
+        elif code == PAUSE_EVENT:
+            self.running = False
+        else:
+            self.running = True
+            self.ensure_computing(recs)
+        return 0
+
+    cdef int handle_update_data(self, object ev, dict recs) except -1:
+        """Scattered by a client: straight into memory, whatever the task was doing."""
+        cdef TaskState ts
+        for key, value in ev.data.items():
+            ts = self.tasks.get(key)
+            if ts is None:
+                ts = self.create_task(key)
+            recs[ts] = (MEMORY, value, NO_RUN_ID)
+            self.log.write(RECEIVE_FROM_SCATTER, key, None, ev.stimulus_id, self.now, ts.state_)
+        return 0
+
+    cdef int handle_acquire_replicas(self, object ev, dict recs) except -1:
+        cdef TaskState ts
+        if self.validate:
+            expect(ev.who_has.keys() == ev.nbytes.keys(), ev)
+            expect(all(ev.who_has.values()), ev)
+        for key, nbytes in ev.nbytes.items():
+            ts = self.ensure_task_exists(key, None, ev.stimulus_id)
+            if ts.state_ != MEMORY:
+                set_nbytes(ts, nbytes)
+                recs[ts] = FETCH
+        return self.update_who_has(ev.who_has)
+
+    cdef int handle_remove_replicas(self, object ev, dict recs) except -1:
+        """Only what is in memory goes, and nothing that a running task may be about to read."""
+        cdef TaskState ts, dep
+        for key in ev.keys:
+            ts = self.tasks.get(key)
+            if ts is None or ts.state_ != MEMORY:
+                continue
+            for dep in need(ts.dependents_):
+                if dep.state_ == EXECUTING or dep.state_ == LONG_RUNNING:
+                    raise RuntimeError(
+                        f"cannot remove the replica of {key!r}: "
+                        f"{dep.key!r} is {state_name(dep.state_)} and needs it"
+                    )
+            self.log.write(REMOVE_REPLICA, ts.key, None, ev.stimulus_id, self.now)
+            recs[ts] = RELEASED
+        return 0
+
+    cdef int handle_refresh_who_has(self, object ev, dict recs) except -1:
+        cdef TaskState ts
+        self.update_who_has(ev.who_has)
+        for key in ev.who_has:
+            ts = self.tasks.get(key)
+            if ts is None:
+                continue
+            if ts.who_has_ and ts.state_ == MISSING:
+                recs[ts] = FETCH
+            elif not ts.who_has_ and ts.state_ == FETCH:
+                recs[ts] = MISSING
+        return 0
+
+    cdef int handle_busy(self, object ev, dict recs, list records) except -1:
+        """Leave the peer alone for a while; see whether someone else has the keys."""
+        cdef TaskState ts
+        cdef list nowhere_else = []
+        self.busy_workers.add(ev.worker)
+        for ts in self.end_transfer(ev.worker, ev.total_nbytes):
+            recs[ts] = FETCH
+            if need(ts.who_has_) <= self.busy_workers:
+                nowhere_else.append(ts.key)
+        records.append(RetryBusyWorkerLater(worker=ev.worker, stimulus_id=ev.stimulus_id))
+        if nowhere_else:
+            records.append(RequestRefreshWhoHasMsg(keys=nowhere_else, stimulus_id=ev.stimulus_id))
+        return 0
+
+    cdef int handle_network_failure(self, object ev, dict recs) except -1:
+        """Take the peer for dead: it holds nothing any more, also what was not asked for."""
+        cdef TaskState ts
+        for ts in self.end_transfer(ev.worker, ev.total_nbytes):
+            self.log.write(MISSING_DEP, ts.key, None, ev.stimulus_id, self.now)
+            recs[ts] = FETCH
+        return self.handle_remove_worker(ev, recs)
+
+    cdef int handle_gather_failure(self, object ev, dict recs) except -1:
+        """What came could not be read: an error of every task of the transfer."""
+        cdef TaskState ts
+        for ts in self.end_transfer(ev.worker, ev.total_nbytes):
+            recs[ts] = (
+                ERROR, ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ts.run_id
+            )
+        return 0
+
+    cdef int handle_remove_worker(self, object ev, dict recs) except -1:
+        cdef list missing = []
+        self.forget_holder(ev.worker, missing)
+        for ts in missing:
+            recs[ts] = MISSING
+        return 0
+
+    cdef int handle_failure(self, object ev, dict recs) except -1:
+        cdef TaskState ts = self.end_execution(ev.key, recs)
+        if ev.start is not None and ev.stop is not None:
+            add_compute_times(ts, ev.start, ev.stop)
+        recs[ts] = (
+            ERROR, ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ev.run_id
+        )
+        return 0
+
+    cdef int handle_steal_request(self, object ev, dict recs, list records) except -1:
+        """Give the task up if it has not begun. A constrained one holds no resources yet."""
+        cdef TaskState ts = self.tasks.get(ev.key)
+        cdef int state = NONE if ts is None else ts.state_
+        records.append(StealResponseMsg(
+            key=ev.key, state=state_name(state), stimulus_id=ev.stimulus_id
+        ))
+        if state == READY or state == CONSTRAINED or state == WAITING:
+            recs[ts] = RELEASED
+        return 0
+
+    cdef int handle_cancel_compute(self, object ev, dict recs) except -1:
+        """Release the task if it has not begun."""
+        cdef TaskState ts = self.tasks.get(ev.key)
+        if ts is None or not (
+            ts.state_ == READY or ts.state_ == CONSTRAINED or ts.state_ == WAITING
+        ):
+            return 0
+        self.log.write(CANCEL_COMPUTE, ts.key, None, ev.stimulus_id, self.now)
+        expect(not ts.dependents_, ts)
+        recs[ts] = RELEASED
+        return 0
+
+    cdef int handle_find_missing(self, object ev, list records) except -1:
+        cdef TaskState ts
+        if not self.missing_dep_flight:
+            return 0
+        if self.validate:
+            for ts in self.missing_dep_flight:
+                expect(not ts.who_has_, ts)
+        records.append(RequestRefreshWhoHasMsg(
+            keys=[(<TaskState>ts).key for ts in self.missing_dep_flight],
+            stimulus_id=ev.stimulus_id,
+        ))
+        return 0

@@ -1,0 +1,29 @@
+"""What the core answers: the two frequent instructions natively, the others as distributed's own."""
+
+from libc.stdint cimport int64_t
+
+from fastworker.core.task cimport TaskState
+
+
+cdef class Run:
+    """Run this task: becomes an `Execute`."""
+    cdef readonly TaskState task
+    cdef readonly object stimulus_id
+
+
+cdef class Finished:
+    """Tell the scheduler that this task is in memory: becomes a `TaskFinishedMsg`."""
+    cdef readonly object key
+    cdef readonly object run_id
+    cdef readonly int64_t nbytes
+    cdef readonly object type
+    cdef readonly object metadata  # None: empty
+    cdef readonly object thread
+    cdef readonly object startstops  # None: just the compute times below, if there are any
+    cdef readonly double compute_start, compute_stop  # seconds since the epoch; NaN: none
+    cdef readonly object stimulus_id
+
+
+cdef Run run(TaskState ts, object stimulus_id)
+cdef Finished finished(TaskState ts, object run_id, object thread, object stimulus_id)
+cpdef list to_instructions(list records)

@@ -1,0 +1,102 @@
+"""What the core answers: the two frequent instructions natively, the others as distributed's own.
+
+A record holds what its instruction needs as of the moment it was made. `to_instructions` turns a
+list of them into instructions of ``distributed.worker_state_machine``; that is where types are
+pickled, which may run user code and has no place inside the core.
+"""
+
+cimport cython
+from libc.math cimport isnan
+
+from dask.utils import typename
+
+from distributed.protocol import pickle
+from distributed.worker_state_machine import Execute, TaskFinishedMsg
+
+cdef dict PICKLED_TYPES = {}  # type -> (pickled type, its name)
+cdef enum:
+    MAX_PICKLED_TYPES = 1_000
+
+
+cdef tuple describe_type(object cls):
+    """The pickle of a type and its name; of the name alone where the type cannot be pickled."""
+    cdef tuple out = PICKLED_TYPES.get(cls)
+    if out is None:
+        name = typename(cls)
+        try:
+            pickled = pickle.dumps(cls)
+        except Exception:
+            pickled = pickle.dumps(name)
+        out = (pickled, name)
+        if len(PICKLED_TYPES) >= MAX_PICKLED_TYPES:
+            PICKLED_TYPES.clear()
+        PICKLED_TYPES[cls] = out
+    return out
+
+
+@cython.freelist(64)
+cdef class Run:
+    """Run this task: becomes an `Execute`."""
+
+    def to_instruction(self):
+        return Execute(key=self.task.key, stimulus_id=self.stimulus_id)
+
+
+@cython.freelist(64)
+cdef class Finished:
+    """Tell the scheduler that this task is in memory: becomes a `TaskFinishedMsg`."""
+
+    def to_instruction(self):
+        pickled, name = describe_type(self.type)
+        startstops = self.startstops
+        if startstops is None:
+            startstops = []
+            if not isnan(self.compute_start):
+                startstops.append(
+                    {"action": "compute", "start": self.compute_start, "stop": self.compute_stop}
+                )
+        return TaskFinishedMsg(
+            key=self.key,
+            run_id=self.run_id,
+            nbytes=self.nbytes,
+            type=pickled,
+            typename=name,
+            metadata=self.metadata if self.metadata is not None else {},
+            thread=self.thread,
+            startstops=startstops,
+            stimulus_id=self.stimulus_id,
+        )
+
+
+cdef Run run(TaskState ts, object stimulus_id):
+    cdef Run out = Run.__new__(Run)
+    out.task = ts
+    out.stimulus_id = stimulus_id
+    return out
+
+
+cdef Finished finished(TaskState ts, object run_id, object thread, object stimulus_id):
+    cdef Finished out = Finished.__new__(Finished)
+    out.key = ts.key
+    out.run_id = run_id
+    out.nbytes = ts.nbytes_
+    out.type = ts.type
+    out.metadata = ts.extras.metadata if ts.extras is not None else None
+    out.thread = thread
+    out.startstops = ts.startstops if ts.startstops_ is not None else None
+    out.compute_start = ts.compute_start
+    out.compute_stop = ts.compute_stop
+    out.stimulus_id = stimulus_id
+    return out
+
+
+cpdef list to_instructions(list records):
+    """Records as instructions of ``distributed.worker_state_machine``, in the same order."""
+    cdef list out = []
+    for record in records:
+        if type(record) is Finished:
+            record = (<Finished>record).to_instruction()
+        elif type(record) is Run:
+            record = (<Run>record).to_instruction()
+        out.append(record)
+    return out

@@ -1,0 +1,20 @@
+"""The whole state machine, as the worker and everybody who looks at it sees it."""
+
+from fastworker.core.events cimport Events
+
+
+cdef class WorkerState(Events):
+    cdef int log_event(self, object event) except -1
+    cpdef list compute_task(
+        self, object key, object run_id, object priority, object run_spec, object who_has,
+        object nbytes, object resource_restrictions, bint actor, object annotations, object span_id,
+        object stimulus_id,
+    )
+    cpdef list task_done(
+        self, object key, object run_id, object value, double start, double stop, object nbytes,
+        object type, object stimulus_id,
+    )
+    cpdef list data_arrived(
+        self, object worker, object total_nbytes, object data, object stimulus_id
+    )
+    cpdef list free_keys(self, object keys, object stimulus_id)

@@ -1,0 +1,621 @@
+"""The transitions between task states, and their table.
+
+Each transition is a plain C function. It changes the task and the collections that the task stands
+in, adds to the recommendations (which other tasks should go where) and to the records (what the
+worker should do). Which transitions exist, what they recommend and in which order is defined by
+``distributed.worker_state_machine.WorkerState``, and the tests hold ours against it.
+"""
+
+from fastworker.core.base cimport expect
+from fastworker.core.clock cimport wall_clock
+from fastworker.core.log cimport PUT_IN_MEMORY
+from fastworker.core.planning cimport Planner
+from fastworker.core.records cimport finished, run
+from fastworker.core.states cimport (
+    CANCELLED, CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, FORGOTTEN, LONG_RUNNING, MEMORY,
+    MISSING, N_STATES, NONE, READY, RELEASED, RESCHEDULED, RESUMED, WAITING, state_name,
+)
+from fastworker.core.task cimport (
+    NO_NBYTES, TaskExtras, TaskState, extras_of, need, set_nbytes, startstops_snapshot,
+)
+
+from distributed.core import error_message
+from distributed.sizeof import safe_sizeof
+from distributed.worker_state_machine import (
+    AddKeysMsg,
+    LongRunningMsg,
+    ReleaseWorkerDataMsg,
+    RescheduleMsg,
+    TaskErredMsg,
+)
+
+cdef object NO_RUN_ID = -1
+cdef double SLOW_WRITE = 0.005  # seconds; a store that takes longer has written to disk
+
+cdef transition_t TABLE[N_STATES][N_STATES]
+
+
+# ------------------------------------------------------------------------------ shared by several
+
+cdef int to_fetch(Planner m, TaskState ts, dict recs) except -1:
+    if not ts.who_has_:
+        recs[ts] = MISSING
+        return 0
+    ts.state_ = FETCH
+    ts.done = False
+    m.fetch_count += 1
+    expect(ts.prio.n != 0, ts)
+    m.put_in_queues(ts)
+    return 0
+
+
+cdef int to_missing(Planner m, TaskState ts) except -1:
+    if m.validate:
+        expect(not ts.who_has_, ts)
+    ts.state_ = MISSING
+    m.missing_dep_flight.add(ts)
+    ts.done = False
+    return 0
+
+
+cdef int to_released(Planner m, TaskState ts, dict recs) except -1:
+    """Drop all that is held for the task, and recommend the same for dependencies it leaves idle."""
+    cdef TaskState dep
+    m.purge(ts)
+    if ts.dependencies_ is not None:
+        for dep in ts.dependencies_:
+            if not dep.waiters_ and not (
+                dep.state_ == READY or dep.state_ == CONSTRAINED or dep.state_ == WAITING
+                or dep.state_ == EXECUTING or dep.state_ == LONG_RUNNING or dep.state_ == MEMORY
+            ):
+                recs[dep] = RELEASED
+    ts.state_ = RELEASED
+    if not ts.dependents_:
+        recs[ts] = FORGOTTEN
+    return 0
+
+
+cdef int to_waiting(Planner m, TaskState ts, dict recs) except -1:
+    cdef TaskState dep
+    cdef set lacking = None
+    if ts.dependencies_ is not None:
+        if m.validate:
+            for dep in ts.dependencies_:
+                expect(dep.key in m.tasks, dep)
+        for dep in ts.dependencies_:
+            if dep.state_ != MEMORY:
+                if lacking is None:
+                    lacking = set()
+                lacking.add(dep)
+                if dep.waiters_ is None:
+                    dep.waiters_ = set()
+                dep.waiters_.add(ts)
+                recs[dep] = FETCH
+    ts.waiting_for_data_ = lacking
+    if lacking is None:
+        recs[ts] = READY
+    ts.state_ = WAITING
+    m.waiting.add(ts)
+    return 0
+
+
+cdef int to_error(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    cdef TaskExtras extras = extras_of(ts)
+    (
+        extras.exception, extras.traceback, extras.exception_text, extras.traceback_text, run_id
+    ) = args[1:]
+    ts.state_ = ERROR
+    expect(bool(extras.exception), ts)
+    records.append(TaskErredMsg(
+        key=ts.key,
+        run_id=run_id,
+        exception=extras.exception,
+        traceback=extras.traceback,
+        exception_text=extras.exception_text,
+        traceback_text=extras.traceback_text,
+        thread=m.threads.get(ts.key),
+        startstops=startstops_snapshot(ts),
+        stimulus_id=stimulus_id,
+    ))
+    return 0
+
+
+cdef enum Report:
+    # What the scheduler is told of a key that is now in memory
+    NOTHING  # it was scattered: the scheduler does not know the key yet
+    ADD_KEYS  # a replica of what is in memory elsewhere
+    TASK_FINISHED
+
+
+cdef int to_memory(
+    Planner m, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
+    dict recs, list records,
+) except -1:
+    """The only place where values enter the store."""
+    cdef TaskState dep
+    cdef double start, stop
+    key = ts.key
+    value = args[1]
+    if m.validate:
+        expect(key not in m.data and ts.state_ != MEMORY, ts)
+    if m.actors and key in m.actors:
+        m.actors[key] = value
+    else:
+        start = wall_clock()
+        try:
+            m.data[key] = value
+        except Exception as e:
+            # Larger than what may be held in memory, and not to be spilled: it does not pickle
+            recs[ts] = (ERROR, *tuple(error_message(e).values())[1:], run_id)
+            return 0
+        stop = wall_clock()
+        if stop - start > SLOW_WRITE:
+            ts.startstops.append({"action": "disk-write", "start": start, "stop": stop})
+
+    ts.state_ = MEMORY
+    if ts.nbytes_ == NO_NBYTES:
+        set_nbytes(ts, safe_sizeof(value))
+    m.nbytes += ts.nbytes_
+    ts.type = type(value)
+
+    if ts.dependents_ is not None:
+        for dep in ts.dependents_:
+            if dep.waiting_for_data_ is not None:
+                dep.waiting_for_data_.discard(ts)
+            if dep.state_ == WAITING and not dep.waiting_for_data_:
+                recs[dep] = READY
+
+    m.log.write(PUT_IN_MEMORY, key, None, stimulus_id, m.now)
+    if report == ADD_KEYS:
+        records.append(AddKeysMsg(keys=[key], stimulus_id=stimulus_id))
+    elif report == TASK_FINISHED:
+        expect(run_id != NO_RUN_ID, ts)
+        records.append(report_finished(m, ts, run_id, stimulus_id))
+    return 0
+
+
+cdef object report_finished(Planner m, TaskState ts, object run_id, object stimulus_id):
+    """The record that tells the scheduler that the task is in memory."""
+    if m.validate:
+        expect(ts.state_ == MEMORY and m.holds(ts.key) and ts.type is not None, ts)
+    expect(ts.nbytes_ != NO_NBYTES, ts)
+    return finished(ts, run_id, m.threads.get(ts.key), stimulus_id)
+
+
+cdef int forget_detour(TaskState ts) except -1:
+    """A resumed task has done what it was doing before; now for what was asked of it since."""
+    ts.state_ = RELEASED
+    ts.done = False
+    ts.previous_ = NONE
+    ts.next_ = NONE
+    return 0
+
+
+cdef bint was_running(TaskState ts) noexcept:
+    return ts.previous_ == EXECUTING or ts.previous_ == LONG_RUNNING
+
+
+cdef int expect_runnable(Planner m, TaskState ts) except -1:
+    cdef TaskState dep
+    expect(not ts.waiting_for_data_ and not m.ready.has(ts) and not m.constrained.has(ts), ts)
+    for dep in need(ts.dependencies_):
+        expect(m.holds(dep.key), dep)
+    return 0
+
+
+# ------------------------------------------------------------------------------------- transitions
+
+cdef int any_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_released(m, ts, recs)
+
+
+cdef int released_waiting(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_waiting(m, ts, recs)
+
+
+cdef int released_fetch(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_fetch(m, ts, recs)
+
+
+cdef int released_missing(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_missing(m, ts)
+
+
+cdef int released_memory(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_memory(m, ts, args, NOTHING, NO_RUN_ID, stimulus_id, recs, records)
+
+
+cdef int released_forgotten(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    cdef TaskState dep
+    if m.validate:
+        for dep in need(ts.dependents_):
+            expect(dep.state_ == FORGOTTEN, dep)
+    if ts.dependencies_ is not None:
+        for dep in ts.dependencies_:
+            if dep.dependents_ is not None:
+                dep.dependents_.discard(ts)
+            if dep.state_ == RELEASED and not dep.dependents_:
+                recs[dep] = FORGOTTEN
+    m.purge(ts)
+    ts.state_ = FORGOTTEN
+    m.tasks.pop(ts.key, None)
+    return 0
+
+
+cdef int missing_waiting(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    m.purge(ts)
+    return to_waiting(m, ts, recs)
+
+
+cdef int missing_fetch(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if not ts.who_has_:
+        return 0
+    m.missing_dep_flight.discard(ts)
+    return to_fetch(m, ts, recs)
+
+
+cdef int missing_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    to_released(m, ts, recs)
+    expect(ts.key in m.tasks, ts)
+    return 0
+
+
+cdef int fetch_flight(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if m.validate:
+        expect(bool(ts.who_has_), ts)
+        for worker in ts.who_has_:
+            expect(ts not in m.data_needed[worker], ts)
+    ts.done = False
+    ts.state_ = FLIGHT
+    ts.coming_from = args[1]
+    m.in_flight_tasks.add(ts)
+    m.fetch_count -= 1
+    return 0
+
+
+cdef int fetch_missing(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    m.fetch_count -= 1
+    return to_missing(m, ts)
+
+
+cdef int fetch_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    m.fetch_count -= 1
+    return to_released(m, ts, recs)
+
+
+cdef int flight_fetch(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # Before the transfer has ended this says nothing new
+    return to_fetch(m, ts, recs) if ts.done else 0
+
+
+cdef int flight_missing(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    expect(ts.done, ts)
+    return to_missing(m, ts)
+
+
+cdef int flight_memory(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_memory(m, ts, args, ADD_KEYS, NO_RUN_ID, stimulus_id, recs, records)
+
+
+cdef int flight_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # A transfer cannot be called back; wait for it and throw away what it brings
+    expect(not ts.done, ts)
+    ts.previous_ = FLIGHT
+    ts.next_ = NONE
+    ts.state_ = CANCELLED
+    return 0
+
+
+cdef int waiting_ready(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if m.validate:
+        expect_runnable(m, ts)
+        for dep in need(ts.dependencies_):
+            expect((<TaskState>dep).state_ == MEMORY, dep)
+    if ts.resource_restrictions_:
+        recs[ts] = CONSTRAINED
+        return 0
+    ts.state_ = READY
+    m.waiting.remove(ts)
+    m.ready.push(ts)
+    return m.ensure_computing(recs)
+
+
+cdef int waiting_constrained(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if m.validate:
+        expect_runnable(m, ts)
+        for dep in need(ts.dependencies_):
+            expect((<TaskState>dep).state_ == MEMORY, dep)
+    ts.state_ = CONSTRAINED
+    m.waiting.remove(ts)
+    m.constrained.push(ts)
+    return m.ensure_computing(recs)
+
+
+cdef int ready_executing(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if m.validate:
+        expect_runnable(m, ts)
+        expect(ts.key not in m.data, ts)
+    ts.state_ = EXECUTING
+    records.append(run(ts, stimulus_id))
+    return 0
+
+
+cdef int executing_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # Running code cannot be called back; wait for it and throw away what it returns
+    if m.validate:
+        expect(ts.next_ == NONE and not ts.done, ts)
+    ts.previous_ = ts.state_
+    ts.state_ = CANCELLED
+    return 0
+
+
+cdef int executing_long_running(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    ts.state_ = LONG_RUNNING
+    m.executing.discard(ts)
+    m.long_running.add(ts)
+    records.append(LongRunningMsg(
+        key=ts.key, run_id=ts.run_id, compute_duration=args[1], stimulus_id=stimulus_id
+    ))
+    return m.ensure_computing(recs)
+
+
+cdef int executing_memory(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    return to_memory(m, ts, args, TASK_FINISHED, args[2], stimulus_id, recs, records)
+
+
+cdef int executing_rescheduled(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # The task itself raised Reschedule. (executing, released) would take it for still running.
+    expect(ts.done, ts)
+    records.append(RescheduleMsg(key=ts.key, stimulus_id=stimulus_id))
+    return to_released(m, ts, recs)
+
+
+cdef int memory_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    expect(ts.nbytes_ != NO_NBYTES, ts)
+    m.nbytes -= ts.nbytes_
+    to_released(m, ts, recs)
+    records.append(ReleaseWorkerDataMsg(key=ts.key, stimulus_id=stimulus_id))
+    return 0
+
+
+cdef int cancelled_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # Also to memory, error, missing and rescheduled: whatever came out, nobody wants it
+    if not ts.done:
+        return 0
+    return to_released(m, ts, recs)
+
+
+cdef int cancelled_fetch(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if ts.previous_ == FLIGHT:
+        if ts.done:
+            recs[ts] = RELEASED
+        else:
+            # It is on its way: as if it had never been cancelled
+            ts.state_ = FLIGHT
+            ts.previous_ = NONE
+        return 0
+    expect(was_running(ts) and not ts.done, ts)
+    ts.state_ = RESUMED
+    ts.next_ = FETCH
+    return 0
+
+
+cdef int cancelled_waiting(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    expect(not ts.done, ts)
+    if ts.previous_ == EXECUTING:
+        # It is running: as if it had never been cancelled
+        ts.state_ = EXECUTING
+        ts.previous_ = NONE
+    elif ts.previous_ == LONG_RUNNING:
+        # The same, but the scheduler has yet to hear that it seceded; maybe for the second time
+        ts.state_ = LONG_RUNNING
+        ts.previous_ = NONE
+        records.append(LongRunningMsg(
+            key=ts.key, run_id=ts.run_id, compute_duration=None, stimulus_id=stimulus_id
+        ))
+    else:
+        expect(ts.previous_ == FLIGHT, ts)
+        ts.state_ = RESUMED
+        ts.next_ = WAITING
+    return 0
+
+
+cdef int detour_long_running(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # Cancelled or resumed: to the scheduler this task does not run here, so it is told nothing
+    expect(was_running(ts), ts)
+    ts.previous_ = LONG_RUNNING
+    m.executing.discard(ts)
+    m.long_running.add(ts)
+    return m.ensure_computing(recs)
+
+
+cdef int resumed_fetch(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    if ts.previous_ != FLIGHT:
+        if m.validate:
+            expect(was_running(ts) and ts.next_ == FETCH and not ts.done, ts)
+        return 0
+    if m.validate:
+        expect(ts.next_ == WAITING, ts)
+    if ts.done:
+        # The transfer brought nothing. Instead of asking another peer, compute it, as we were told.
+        forget_detour(ts)
+        recs[ts] = WAITING
+    else:
+        ts.state_ = FLIGHT
+        ts.previous_ = NONE
+        ts.next_ = NONE
+    return 0
+
+
+cdef int resumed_released(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    expect(not ts.done, ts)
+    ts.state_ = CANCELLED
+    ts.next_ = NONE
+    return 0
+
+
+cdef int resumed_memory(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # The scheduler expects an answer to what it asked for last, not to what was done
+    cdef Report report
+    if was_running(ts):
+        expect(ts.next_ == FETCH, ts)
+        report = ADD_KEYS
+    else:
+        expect(ts.previous_ == FLIGHT and ts.next_ == WAITING, ts)
+        report = TASK_FINISHED
+    ts.previous_ = NONE
+    ts.next_ = NONE
+    return to_memory(m, ts, args, report, args[2], stimulus_id, recs, records)
+
+
+cdef int resumed_error(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    # What failed is no longer wanted: go on with what is, and keep the error to ourselves
+    expect(ts.done, ts)
+    if was_running(ts):
+        expect(ts.next_ == FETCH, ts)
+    else:
+        expect(ts.previous_ == FLIGHT and ts.next_ == WAITING, ts)
+    recs[ts] = <int>ts.next_
+    return forget_detour(ts)
+
+
+cdef int resumed_rescheduled(
+    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+) except -1:
+    expect(ts.done and was_running(ts) and ts.next_ == FETCH, ts)
+    forget_detour(ts)
+    recs[ts] = FETCH
+    return 0
+
+
+TABLE[<int>CANCELLED][<int>ERROR] = cancelled_released
+TABLE[<int>CANCELLED][<int>FETCH] = cancelled_fetch
+TABLE[<int>CANCELLED][<int>LONG_RUNNING] = detour_long_running
+TABLE[<int>CANCELLED][<int>MEMORY] = cancelled_released
+TABLE[<int>CANCELLED][<int>MISSING] = cancelled_released
+TABLE[<int>CANCELLED][<int>RELEASED] = cancelled_released
+TABLE[<int>CANCELLED][<int>RESCHEDULED] = cancelled_released
+TABLE[<int>CANCELLED][<int>WAITING] = cancelled_waiting
+TABLE[<int>CONSTRAINED][<int>EXECUTING] = ready_executing
+TABLE[<int>CONSTRAINED][<int>RELEASED] = any_released
+TABLE[<int>ERROR][<int>RELEASED] = any_released
+TABLE[<int>EXECUTING][<int>ERROR] = to_error
+TABLE[<int>EXECUTING][<int>LONG_RUNNING] = executing_long_running
+TABLE[<int>EXECUTING][<int>MEMORY] = executing_memory
+TABLE[<int>EXECUTING][<int>RELEASED] = executing_released
+TABLE[<int>EXECUTING][<int>RESCHEDULED] = executing_rescheduled
+TABLE[<int>FETCH][<int>FLIGHT] = fetch_flight
+TABLE[<int>FETCH][<int>MISSING] = fetch_missing
+TABLE[<int>FETCH][<int>RELEASED] = fetch_released
+TABLE[<int>FLIGHT][<int>ERROR] = to_error
+TABLE[<int>FLIGHT][<int>FETCH] = flight_fetch
+TABLE[<int>FLIGHT][<int>MEMORY] = flight_memory
+TABLE[<int>FLIGHT][<int>MISSING] = flight_missing
+TABLE[<int>FLIGHT][<int>RELEASED] = flight_released
+TABLE[<int>LONG_RUNNING][<int>ERROR] = to_error
+TABLE[<int>LONG_RUNNING][<int>MEMORY] = executing_memory
+TABLE[<int>LONG_RUNNING][<int>RELEASED] = executing_released
+TABLE[<int>LONG_RUNNING][<int>RESCHEDULED] = executing_rescheduled
+TABLE[<int>MEMORY][<int>RELEASED] = memory_released
+TABLE[<int>MISSING][<int>ERROR] = to_error
+TABLE[<int>MISSING][<int>FETCH] = missing_fetch
+TABLE[<int>MISSING][<int>RELEASED] = missing_released
+TABLE[<int>MISSING][<int>WAITING] = missing_waiting
+TABLE[<int>READY][<int>EXECUTING] = ready_executing
+TABLE[<int>READY][<int>RELEASED] = any_released
+TABLE[<int>RELEASED][<int>ERROR] = to_error
+TABLE[<int>RELEASED][<int>FETCH] = released_fetch
+TABLE[<int>RELEASED][<int>FORGOTTEN] = released_forgotten
+TABLE[<int>RELEASED][<int>MEMORY] = released_memory
+TABLE[<int>RELEASED][<int>MISSING] = released_missing
+TABLE[<int>RELEASED][<int>WAITING] = released_waiting
+TABLE[<int>RESUMED][<int>ERROR] = resumed_error
+TABLE[<int>RESUMED][<int>FETCH] = resumed_fetch
+TABLE[<int>RESUMED][<int>LONG_RUNNING] = detour_long_running
+TABLE[<int>RESUMED][<int>MEMORY] = resumed_memory
+TABLE[<int>RESUMED][<int>RELEASED] = resumed_released
+TABLE[<int>RESUMED][<int>RESCHEDULED] = resumed_rescheduled
+TABLE[<int>WAITING][<int>CONSTRAINED] = waiting_constrained
+TABLE[<int>WAITING][<int>READY] = waiting_ready
+TABLE[<int>WAITING][<int>RELEASED] = any_released
+
+cdef set direct_transitions():
+    cdef int start, finish
+    return {
+        (state_name(start), state_name(finish))
+        for start in range(<int>N_STATES) for finish in range(<int>N_STATES)
+        if TABLE[start][finish] != NULL
+    }
+
+#: All (start, finish) that are one transition; any other goes by way of released
+TRANSITIONS = frozenset(direct_transitions())
+
+
+cdef transition_t find_transition(int start, int finish) noexcept:
+    return TABLE[start][finish]
