@@ -3,6 +3,7 @@
 from fastworker.core.counters cimport TaskCounter
 from fastworker.core.log cimport StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
+from fastworker.core.recs cimport Recs
 from fastworker.core.task cimport TaskState
 
 
@@ -62,11 +63,11 @@ cdef class Base:
 
     # Of the event that is being handled
     cdef double now  # seconds since the epoch
-    cdef list touched  # tasks to be counted again when it is done
+    cdef Recs touched  # tasks to be counted again when it is done; no state is recommended
     cdef list hooks  # `transition` methods of plugins, or None
 
     cdef TaskState create_task(self, object key)
-    cdef void touch(self, TaskState ts) noexcept
+    cdef int touch(self, TaskState ts) except -1
     cdef TaskState ensure_task_exists(self, object key, TaskState like, object stimulus_id)
     cdef int update_who_has(self, object who_has) except -1
     cdef int forget_holder(self, object worker, list missing) except -1

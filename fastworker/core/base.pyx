@@ -8,6 +8,7 @@ from collections import defaultdict
 from fastworker.core.counters cimport TaskCounter
 from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
+from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport FETCH, MEMORY, NONE
 from fastworker.core.task cimport NO_NBYTES, TaskState, clear_error, need, new_task, set_priority
 
@@ -64,7 +65,7 @@ cdef class Base:
         self.stimulus_log = StimulusLog(maxlen)
         self.task_counter = TaskCounter()
         self.rng = random.Random(0)
-        self.touched = []
+        self.touched = Recs.__new__(Recs)
 
         self.running = True
         self.transfer_incoming_bytes_throttle_threshold = 10_000_000
@@ -119,11 +120,12 @@ cdef class Base:
         self.touch(ts)
         return ts
 
-    cdef void touch(self, TaskState ts) noexcept:
+    cdef int touch(self, TaskState ts) except -1:
         """Note that the task is to be counted again, and validated, at the end of this event."""
         if not ts.touched:
             ts.touched = True
-            self.touched.append(ts)
+            self.touched.put_new(ts)
+        return 0
 
     cdef TaskState ensure_task_exists(self, object key, TaskState like, object stimulus_id):
         """The task with this key; one that has no priority yet gets that of `like`, or (1,).
@@ -221,13 +223,20 @@ cdef class Base:
         ts.coming_from = None
         clear_error(ts, False)
 
-        self.missing_dep_flight.discard(ts)
-        self.ready.drop(ts)
-        self.constrained.drop(ts)
-        self.executing.discard(ts)
-        self.long_running.discard(ts)
-        self.in_flight_tasks.discard(ts)
-        self.waiting.discard(ts)
+        if ts.n_slots:
+            self.ready.drop(ts)
+            self.constrained.drop(ts)
+        # Mostly empty, all of them, and to see that is cheaper than to look a task up
+        if self.executing:
+            self.executing.discard(ts)
+        if self.waiting:
+            self.waiting.discard(ts)
+        if self.missing_dep_flight:
+            self.missing_dep_flight.discard(ts)
+        if self.long_running:
+            self.long_running.discard(ts)
+        if self.in_flight_tasks:
+            self.in_flight_tasks.discard(ts)
         return 0
 
     cdef int put_in_queues(self, TaskState ts) except -1:

@@ -8,6 +8,7 @@ from fastworker.core.log cimport (
 )
 from fastworker.core.machine cimport Machine
 from fastworker.core.priority cimport WIDTH
+from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport (
     CONSTRAINED, ERROR, EXECUTING, FETCH, LONG_RUNNING, MEMORY, MISSING, NONE, READY, RELEASED,
     RESCHEDULED, WAITING, state_name,
@@ -116,7 +117,7 @@ cdef class Events(Machine):
     cdef int on_compute_task(
         self, object key, object run_id, object who_has, object nbytes, object priority,
         object run_spec, object resource_restrictions, bint actor, object annotations,
-        object span_id, object stimulus_id, dict recs, list records,
+        object span_id, object stimulus_id, Recs recs, list records,
     ) except -1:
         cdef TaskState dep
         cdef TaskState ts = self.tasks.get(key)
@@ -140,7 +141,7 @@ cdef class Events(Machine):
             records.append(report_finished(self, ts, run_id, stimulus_id))
             return 0
 
-        recs[ts] = WAITING
+        recs.put(ts, WAITING)
         ts.run_spec = run_spec
         # Newest first among those that the scheduler finds equally urgent
         set_priority(ts, priority)
@@ -180,23 +181,23 @@ cdef class Events(Machine):
 
     cdef int on_success(
         self, object key, object run_id, object value, double start, double stop, object nbytes,
-        object type, dict recs,
+        object type, Recs recs,
     ) except -1:
         cdef TaskState ts = self.end_execution(key, recs)
         add_compute_times(ts, start, stop)
         set_nbytes(ts, nbytes)
         ts.type = type
-        recs[ts] = (MEMORY, value, run_id)
+        recs.put_args(ts, MEMORY, (value, run_id))
         return 0
 
     cdef int on_data(
-        self, object worker, object total_nbytes, object data, object stimulus_id, dict recs
+        self, object worker, object total_nbytes, object data, object stimulus_id, Recs recs
     ) except -1:
         """A transfer came through; it may hold less than was asked for."""
         cdef TaskState ts
         for ts in self.end_transfer(worker, total_nbytes):
             if ts.key in data:
-                recs[ts] = (MEMORY, data[ts.key], ts.run_id)
+                recs.put_args(ts, MEMORY, (data[ts.key], ts.run_id))
                 continue
             self.log.write(MISSING_DEP, ts.key, None, stimulus_id, self.now)
             if self.validate:
@@ -205,16 +206,16 @@ cdef class Events(Machine):
                 ts.who_has_.discard(worker)
             if worker in self.has_what:
                 self.has_what[worker].discard(ts.key)
-            recs[ts] = FETCH
+            recs.put(ts, FETCH)
         return 0
 
-    cdef int on_free_keys(self, object keys, object stimulus_id, dict recs) except -1:
+    cdef int on_free_keys(self, object keys, object stimulus_id, Recs recs) except -1:
         cdef TaskState ts
         self.log.write(FREE_KEYS, keys, None, stimulus_id, self.now)
         for key in keys:
             ts = self.tasks.get(key)
             if ts is not None:
-                recs[ts] = RELEASED
+                recs.put(ts, RELEASED)
         return 0
 
     # -------------------------------------------------------------------------- shared by several
@@ -232,7 +233,7 @@ cdef class Events(Machine):
             out.append(ts)
         return out
 
-    cdef TaskState end_execution(self, object key, dict recs):
+    cdef TaskState end_execution(self, object key, Recs recs):
         """The task whose code has ended, in whichever state it is by now; its thread is free."""
         cdef TaskState ts = self.tasks.get(key)
         expect(ts is not None, key)
@@ -244,12 +245,12 @@ cdef class Events(Machine):
         self.executing.discard(ts)
         self.long_running.discard(ts)
         self.ensure_computing(recs)
-        expect(ts not in recs, ts)
+        expect(not recs.has(ts), ts)
         return ts
 
     # ----------------------------------------------------------------------------- event by event
 
-    cdef int handle(self, object event, dict recs, list records) except -1:
+    cdef int handle(self, object event, Recs recs, list records) except -1:
         cdef TaskState ts
         cdef object number = CODES.get(type(event))
         cdef int code = code_of(type(event)) if number is None else number
@@ -296,11 +297,11 @@ cdef class Events(Machine):
             return self.handle_find_missing(event, records)
         if code == RESCHEDULE_EVENT:
             ts = self.end_execution(event.key, recs)
-            recs[ts] = RESCHEDULED
+            recs.put(ts, RESCHEDULED)
         elif code == SECEDE_EVENT:
             ts = self.tasks.get(event.key)
             if ts is not None:
-                recs[ts] = (LONG_RUNNING, event.compute_duration)
+                recs.put_args(ts, LONG_RUNNING, (event.compute_duration,))
         elif code == RETRY_BUSY_WORKER_EVENT:
             self.busy_workers.discard(event.worker)
         elif code == PAUSE_EVENT:
@@ -310,18 +311,18 @@ cdef class Events(Machine):
             self.ensure_computing(recs)
         return 0
 
-    cdef int handle_update_data(self, object ev, dict recs) except -1:
+    cdef int handle_update_data(self, object ev, Recs recs) except -1:
         """Scattered by a client: straight into memory, whatever the task was doing."""
         cdef TaskState ts
         for key, value in ev.data.items():
             ts = self.tasks.get(key)
             if ts is None:
                 ts = self.create_task(key)
-            recs[ts] = (MEMORY, value, NO_RUN_ID)
+            recs.put_args(ts, MEMORY, (value, NO_RUN_ID))
             self.log.write(RECEIVE_FROM_SCATTER, key, None, ev.stimulus_id, self.now, ts.state_)
         return 0
 
-    cdef int handle_acquire_replicas(self, object ev, dict recs) except -1:
+    cdef int handle_acquire_replicas(self, object ev, Recs recs) except -1:
         cdef TaskState ts
         if self.validate:
             expect(ev.who_has.keys() == ev.nbytes.keys(), ev)
@@ -330,10 +331,10 @@ cdef class Events(Machine):
             ts = self.ensure_task_exists(key, None, ev.stimulus_id)
             if ts.state_ != MEMORY:
                 set_nbytes(ts, nbytes)
-                recs[ts] = FETCH
+                recs.put(ts, FETCH)
         return self.update_who_has(ev.who_has)
 
-    cdef int handle_remove_replicas(self, object ev, dict recs) except -1:
+    cdef int handle_remove_replicas(self, object ev, Recs recs) except -1:
         """Only what is in memory goes, and nothing that a running task may be about to read."""
         cdef TaskState ts, dep
         for key in ev.keys:
@@ -347,10 +348,10 @@ cdef class Events(Machine):
                         f"{dep.key!r} is {state_name(dep.state_)} and needs it"
                     )
             self.log.write(REMOVE_REPLICA, ts.key, None, ev.stimulus_id, self.now)
-            recs[ts] = RELEASED
+            recs.put(ts, RELEASED)
         return 0
 
-    cdef int handle_refresh_who_has(self, object ev, dict recs) except -1:
+    cdef int handle_refresh_who_has(self, object ev, Recs recs) except -1:
         cdef TaskState ts
         self.update_who_has(ev.who_has)
         for key in ev.who_has:
@@ -358,18 +359,18 @@ cdef class Events(Machine):
             if ts is None:
                 continue
             if ts.who_has_ and ts.state_ == MISSING:
-                recs[ts] = FETCH
+                recs.put(ts, FETCH)
             elif not ts.who_has_ and ts.state_ == FETCH:
-                recs[ts] = MISSING
+                recs.put(ts, MISSING)
         return 0
 
-    cdef int handle_busy(self, object ev, dict recs, list records) except -1:
+    cdef int handle_busy(self, object ev, Recs recs, list records) except -1:
         """Leave the peer alone for a while; see whether someone else has the keys."""
         cdef TaskState ts
         cdef list nowhere_else = []
         self.busy_workers.add(ev.worker)
         for ts in self.end_transfer(ev.worker, ev.total_nbytes):
-            recs[ts] = FETCH
+            recs.put(ts, FETCH)
             if need(ts.who_has_) <= self.busy_workers:
                 nowhere_else.append(ts.key)
         records.append(RetryBusyWorkerLater(worker=ev.worker, stimulus_id=ev.stimulus_id))
@@ -377,40 +378,40 @@ cdef class Events(Machine):
             records.append(RequestRefreshWhoHasMsg(keys=nowhere_else, stimulus_id=ev.stimulus_id))
         return 0
 
-    cdef int handle_network_failure(self, object ev, dict recs) except -1:
+    cdef int handle_network_failure(self, object ev, Recs recs) except -1:
         """Take the peer for dead: it holds nothing any more, also what was not asked for."""
         cdef TaskState ts
         for ts in self.end_transfer(ev.worker, ev.total_nbytes):
             self.log.write(MISSING_DEP, ts.key, None, ev.stimulus_id, self.now)
-            recs[ts] = FETCH
+            recs.put(ts, FETCH)
         return self.handle_remove_worker(ev, recs)
 
-    cdef int handle_gather_failure(self, object ev, dict recs) except -1:
+    cdef int handle_gather_failure(self, object ev, Recs recs) except -1:
         """What came could not be read: an error of every task of the transfer."""
         cdef TaskState ts
         for ts in self.end_transfer(ev.worker, ev.total_nbytes):
-            recs[ts] = (
-                ERROR, ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ts.run_id
-            )
+            recs.put_args(ts, ERROR, (
+                ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ts.run_id
+            ))
         return 0
 
-    cdef int handle_remove_worker(self, object ev, dict recs) except -1:
+    cdef int handle_remove_worker(self, object ev, Recs recs) except -1:
         cdef list missing = []
         self.forget_holder(ev.worker, missing)
         for ts in missing:
-            recs[ts] = MISSING
+            recs.put(ts, MISSING)
         return 0
 
-    cdef int handle_failure(self, object ev, dict recs) except -1:
+    cdef int handle_failure(self, object ev, Recs recs) except -1:
         cdef TaskState ts = self.end_execution(ev.key, recs)
         if ev.start is not None and ev.stop is not None:
             add_compute_times(ts, ev.start, ev.stop)
-        recs[ts] = (
-            ERROR, ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ev.run_id
-        )
+        recs.put_args(ts, ERROR, (
+            ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ev.run_id
+        ))
         return 0
 
-    cdef int handle_steal_request(self, object ev, dict recs, list records) except -1:
+    cdef int handle_steal_request(self, object ev, Recs recs, list records) except -1:
         """Give the task up if it has not begun. A constrained one holds no resources yet."""
         cdef TaskState ts = self.tasks.get(ev.key)
         cdef int state = NONE if ts is None else ts.state_
@@ -418,10 +419,10 @@ cdef class Events(Machine):
             key=ev.key, state=state_name(state), stimulus_id=ev.stimulus_id
         ))
         if state == READY or state == CONSTRAINED or state == WAITING:
-            recs[ts] = RELEASED
+            recs.put(ts, RELEASED)
         return 0
 
-    cdef int handle_cancel_compute(self, object ev, dict recs) except -1:
+    cdef int handle_cancel_compute(self, object ev, Recs recs) except -1:
         """Release the task if it has not begun."""
         cdef TaskState ts = self.tasks.get(ev.key)
         if ts is None or not (
@@ -430,7 +431,7 @@ cdef class Events(Machine):
             return 0
         self.log.write(CANCEL_COMPUTE, ts.key, None, ev.stimulus_id, self.now)
         expect(not ts.dependents_, ts)
-        recs[ts] = RELEASED
+        recs.put(ts, RELEASED)
         return 0
 
     cdef int handle_find_missing(self, object ev, list records) except -1:

@@ -2,13 +2,11 @@
 
 import logging
 
-from fastworker.core.base cimport Base
 from fastworker.core.clock cimport monotonic, wall_clock
 from fastworker.core.log cimport TRANSITION
 from fastworker.core.planning cimport Planner
-from fastworker.core.states cimport (
-    FORGOTTEN, NONE, RELEASED, finish_code, finish_name, state_code, state_name,
-)
+from fastworker.core.recs cimport Recs, from_named
+from fastworker.core.states cimport FORGOTTEN, NONE, RELEASED, state_code, state_name
 from fastworker.core.task cimport TaskState
 from fastworker.core.transitions cimport find_transition, transition_t
 
@@ -28,18 +26,6 @@ logger = logging.getLogger("distributed.worker.state_machine")
 cdef object NO_HOOK = WorkerPlugin.transition  # what a plugin has that does not want to know
 
 
-cdef int merge(dict into, dict recs) except -1:
-    """Raises RecommendationsConflict where both recommend something else for the same task."""
-    for ts, finish in recs.items():
-        if ts in into and into[ts] != finish:
-            raise RecommendationsConflict(
-                f"{ts.key!r} should go to both {finish_name(into[ts])!r} "
-                f"and {finish_name(finish)!r}"
-            )
-        into[ts] = finish
-    return 0
-
-
 cdef class Machine(Planner):
     """Adds the transitions."""
 
@@ -57,104 +43,121 @@ cdef class Machine(Planner):
                     self.hooks.append((name, plugin))
         return 0
 
-    cdef int follow(self, dict recs, object stimulus_id, list records) except -1:
+    cdef int follow(self, Recs recs, object stimulus_id, list records) except -1:
         """Carry out recommendations and what they lead to, then see what can be fetched now.
 
         The last comes once, at the end: only then is it known how many keys a peer can be asked for
         in one message.
         """
-        cdef dict to_fetch
         self.exhaust(recs, stimulus_id, records)
         if self.data_needed:
-            to_fetch = {}
-            self.ensure_communicating(stimulus_id, to_fetch, records)
-            self.exhaust(to_fetch, stimulus_id, records)
-        if self.touched:
+            self.ensure_communicating(stimulus_id, recs, records)
+            self.exhaust(recs, stimulus_id, records)
+        if self.touched.n:
             self.count_touched()
         return 0
 
-    cdef int exhaust(self, dict recs, object stimulus_id, list records) except -1:
+    cdef int exhaust(self, Recs recs, object stimulus_id, list records) except -1:
         """Follow recommendations, last in, first out; leaves `recs` empty."""
         cdef TaskState ts
-        cdef dict more = {}
-        while recs:
-            ts, finish = recs.popitem()
+        cdef Recs more = self.take_recs()
+        cdef int finish
+        cdef tuple args
+        while recs.n:
+            ts = recs.last()
+            finish = recs.last_finish()
+            args = recs.take_last()
             self.touch(ts)
-            self.transition(ts, finish, stimulus_id, more, records)
-            if more:
-                recs.update(more)
-                more.clear()
+            self.transition(ts, finish, args, stimulus_id, more, records)
+            if more.n:
+                recs.absorb(more)
+        self.give_recs(more)
         return 0
 
+    cdef Recs take_recs(self):
+        """Empty recommendations, for one event. An event needs two at a time."""
+        cdef Recs recs = self.spare
+        if recs is not None:
+            self.spare = None
+            return recs
+        recs = self.other_spare
+        if recs is not None:
+            self.other_spare = None
+            return recs
+        return Recs.__new__(Recs)
+
+    cdef void give_recs(self, Recs recs) noexcept:
+        if self.spare is None:
+            self.spare = recs
+        else:
+            self.other_spare = recs
+
     cdef int transition(
-        self, TaskState ts, object finish, object stimulus_id, dict recs, list records
+        self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records
     ) except -1:
         """One recommendation. `recs` comes in empty."""
-        cdef tuple args = None
-        cdef int code
         cdef int start = ts.state_
         cdef transition_t carry_out
-        if type(finish) is tuple:
-            args = <tuple>finish
-            code = args[0]
-        else:
-            code = finish
-        if start == code:
+        if start == finish:
             return 0
         # By way of released counts three times; counted first so that endless loops are caught
         self.transition_counter += 1
         if self.transition_counter_max and self.transition_counter >= self.transition_counter_max:
-            raise TransitionCounterMaxExceeded(
-                ts.key, state_name(start), state_name(code), self.story_of(ts.key)
-            )
-        carry_out = find_transition(start, code)
+            raise self.invalid(TransitionCounterMaxExceeded, ts, start, finish)
+        carry_out = find_transition(start, finish)
         if carry_out != NULL:
             carry_out(self, ts, args, stimulus_id, recs, records)
             if self.hooks is not None:
-                self.notify_plugins(ts.key, start, code)
-        elif start != RELEASED and code != RELEASED:
+                self.notify_plugins(ts.key, start, finish)
+        elif start != RELEASED and finish != RELEASED:
             try:
-                self.by_way_of_released(ts, finish, stimulus_id, recs, records)
+                self.by_way_of_released(ts, finish, args, stimulus_id, recs, records)
             except (InvalidTransition, RecommendationsConflict) as e:
-                raise InvalidTransition(
-                    ts.key, state_name(start), state_name(code), self.story_of(ts.key)
-                ) from e
+                raise self.invalid(InvalidTransition, ts, start, finish) from e
         else:
-            raise InvalidTransition(
-                ts.key, state_name(start), state_name(code), self.story_of(ts.key)
-            )
-        return self.write_transition(ts, start, code, recs, stimulus_id)
+            raise self.invalid(InvalidTransition, ts, start, finish)
+        return self.write_transition(ts, start, finish, recs, stimulus_id)
+
+    cdef object invalid(self, object cls, TaskState ts, int start, int finish):
+        return cls(
+            ts.key, state_name(start), state_name(finish), worker_story({ts.key}, self.log)
+        )
 
     cdef int by_way_of_released(
-        self, TaskState ts, object finish, object stimulus_id, dict recs, list records
+        self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records
     ) except -1:
-        cdef dict more = {}
-        self.transition(ts, RELEASED, stimulus_id, recs, records)
-        while ts in recs:
-            step = recs.pop(ts)
+        cdef Recs more = Recs.__new__(Recs)
+        cdef Py_ssize_t i
+        cdef int step
+        cdef tuple step_args
+        self.transition(ts, RELEASED, None, stimulus_id, recs, records)
+        while True:
+            i = recs.find(ts)
+            if i < 0:
+                break
+            step = recs.items[i].finish
+            step_args = recs.take_at(i)
             # The way ends at `finish`: being forgotten is not on it
             if step != FORGOTTEN:
-                more.clear()
-                self.transition(ts, step, stimulus_id, more, records)
-                merge(recs, more)
-        more.clear()
-        self.transition(ts, finish, stimulus_id, more, records)
-        return merge(recs, more)
+                self.transition(ts, step, step_args, stimulus_id, more, records)
+                recs.merge(more)
+        self.transition(ts, finish, args, stimulus_id, more, records)
+        return recs.merge(more)
 
     cdef int write_transition(
-        self, TaskState ts, int start, int finish, dict recs, object stimulus_id
+        self, TaskState ts, int start, int finish, Recs recs, object stimulus_id
     ) except -1:
         cdef int recommended = 0
+        cdef Py_ssize_t i
         detail = None
-        if len(recs) == 1:
-            for other, detail in recs.items():
-                recommended = detail[0] if type(detail) is tuple else detail
-                detail = (<TaskState>other).key
-        elif recs:
-            detail = {}
-            for other, to in recs.items():
-                to = to[0] if type(to) is tuple else to
-                detail[(<TaskState>other).key] = state_name(to)
+        if recs.n == 1:
+            recommended = recs.items[0].finish
+            detail = (<TaskState>recs.items[0].task).key
+        elif recs.n:
+            detail = {
+                (<TaskState>recs.items[i].task).key: state_name(recs.items[i].finish)
+                for i in range(recs.n)
+            }
         return self.log.write(
             TRANSITION, ts.key, detail, stimulus_id, self.now, start, finish, ts.state_, recommended
         )
@@ -171,22 +174,19 @@ cdef class Machine(Planner):
         """Count the tasks that may have changed state under the one they are in now."""
         cdef TaskState ts
         cdef int state
+        cdef Py_ssize_t i
         cdef double now = monotonic()
-        cdef list touched = self.touched
-        self.touched = []
-        for ts in touched:
+        for i in range(self.touched.n):
+            ts = <TaskState>self.touched.items[i].task
             ts.touched = False
             state = NONE if ts.state_ == FORGOTTEN else ts.state_
             if ts.counted != state and ts.counts is not None:
                 ts.counts.move(ts.counted, state, now)
                 ts.counted = <unsigned char>state
         if self.validate:
-            for ts in touched:
-                validate_task(self, ts)
-        return 0
-
-    cdef list story_of(self, object key):
-        return worker_story({key}, self.log)
+            for i in range(self.touched.n):
+                validate_task(self, <TaskState>self.touched.items[i].task)
+        return self.touched.clear()
 
     # ------------------------------------------------------------------------------ for Python
 
@@ -205,11 +205,7 @@ cdef class Machine(Planner):
             For one that cannot be reached from the task's present state.
         """
         cdef list records = []
-        cdef dict recs = {}
-        for ts, finish in recommendations.items():
-            if not isinstance(ts, TaskState):
-                raise TypeError(f"recommendations are for tasks; got {ts!r}")
-            recs[ts] = finish_code(finish)
+        cdef Recs recs = from_named(recommendations)
         self.begin()
         self.follow(recs, stimulus_id, records)
         return to_instructions(records)
@@ -223,28 +219,24 @@ cdef class Machine(Planner):
             What it recommends for other tasks, and what the worker should do.
         """
         cdef list records = []
-        cdef dict recs = {}
-        if args:
-            finish = (finish, *args)
+        cdef Recs recs = Recs.__new__(Recs)
+        if type(finish) is tuple and finish:
+            finish, *args = finish
         self.begin()
         self.touch(ts)
-        self.transition(ts, finish_code(finish), stimulus_id, recs, records)
-        return named(recs), to_instructions(records)
+        self.transition(ts, state_code(finish), tuple(args), stimulus_id, recs, records)
+        return recs.named(), to_instructions(records)
 
     def _ensure_computing(self):
         """Recommend ready tasks for execution while there are threads; see `_transition`."""
-        cdef dict recs = {}
+        cdef Recs recs = Recs.__new__(Recs)
         self.ensure_computing(recs)
-        return named(recs), []
+        return recs.named(), []
 
     def _ensure_communicating(self, *, stimulus_id):
         """Recommend keys for flight, with a GatherDep for each peer; see `_transition`."""
-        cdef dict recs = {}
+        cdef Recs recs = Recs.__new__(Recs)
         cdef list records = []
         self.begin()
         self.ensure_communicating(stimulus_id, recs, records)
-        return named(recs), to_instructions(records)
-
-
-cdef dict named(dict recs):
-    return {ts: finish_name(finish) for ts, finish in recs.items()}
+        return recs.named(), to_instructions(records)

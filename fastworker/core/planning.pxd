@@ -2,13 +2,14 @@
 
 from fastworker.core.base cimport Base
 from fastworker.core.ready cimport ReadyQueue
+from fastworker.core.recs cimport Recs
 from fastworker.core.task cimport TaskState
 
 
 cdef class Planner(Base):
-    cdef int ensure_computing(self, dict recs) except -1
+    cdef int ensure_computing(self, Recs recs) except -1
     cdef TaskState next_ready_task(self)
-    cdef int ensure_communicating(self, object stimulus_id, dict recs, list records) except -1
+    cdef int ensure_communicating(self, object stimulus_id, Recs recs, list records) except -1
     cdef bint throttled(self) except -1
     cdef list peers_to_ask(self)
     cdef object select_keys(self, ReadyQueue available, list to_gather)

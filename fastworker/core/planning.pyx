@@ -6,6 +6,7 @@ import logging
 from fastworker.core.base cimport Base, expect
 from fastworker.core.log cimport GATHER_DEPENDENCIES
 from fastworker.core.ready cimport ReadyQueue
+from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport CONSTRAINED, EXECUTING, FETCH, FLIGHT, READY
 from fastworker.core.task cimport TaskState, get_priority, nbytes_or_default
 
@@ -20,7 +21,7 @@ cdef class Planner(Base):
 
     # --------------------------------------------------------------------------------- running
 
-    cdef int ensure_computing(self, dict recs) except -1:
+    cdef int ensure_computing(self, Recs recs) except -1:
         """Recommend ready tasks for execution, best first, while there are threads."""
         cdef TaskState ts
         if not self.running:
@@ -31,8 +32,8 @@ cdef class Planner(Base):
                 break
             if self.validate:
                 expect(ts.state_ == READY or ts.state_ == CONSTRAINED, ts)
-                expect(ts not in recs, ts)
-            recs[ts] = EXECUTING
+                expect(not recs.has(ts), ts)
+            recs.put(ts, EXECUTING)
             self.take_resources(ts, 1)
             self.executing.add(ts)
         return 0
@@ -54,7 +55,7 @@ cdef class Planner(Base):
 
     # -------------------------------------------------------------------------------- fetching
 
-    cdef int ensure_communicating(self, object stimulus_id, dict recs, list records) except -1:
+    cdef int ensure_communicating(self, object stimulus_id, Recs recs, list records) except -1:
         """Recommend flight for what may be fetched now, with one GatherDep for each peer."""
         cdef TaskState ts
         cdef ReadyQueue available
@@ -93,8 +94,8 @@ cdef class Planner(Base):
             self.log.write(GATHER_DEPENDENCIES, worker, keys, stimulus_id, self.now)
             for ts in to_gather:
                 if self.validate:
-                    expect(ts.state_ == FETCH and worker in ts.who_has_ and ts not in recs, ts)
-                recs[ts] = (FLIGHT, worker)
+                    expect(ts.state_ == FETCH and worker in ts.who_has_ and not recs.has(ts), ts)
+                recs.put_args(ts, FLIGHT, (worker,))
             records.append(GatherDep(
                 worker=worker, to_gather=keys, total_nbytes=message_nbytes, stimulus_id=stimulus_id,
             ))

@@ -13,6 +13,7 @@ from distributed.worker_state_machine import (
 
 from fastworker.core.events cimport Events
 from fastworker.core.records cimport to_instructions
+from fastworker.core.recs cimport Recs
 from fastworker.core.task cimport TaskState
 
 from fastworker.core import validation
@@ -75,13 +76,13 @@ cdef class WorkerState(Events):
             As stock's, on a broken state.
         """
         cdef list records = []
-        cdef dict recs
+        cdef Recs recs = self.take_recs()
         for event in stims:
             self.begin()
             self.log_event(event)
-            recs = {}
             self.handle(event, recs, records)
             self.follow(recs, event.stimulus_id, records)
+        self.give_recs(recs)
         return to_instructions(records)
 
     cdef int log_event(self, object event) except -1:
@@ -122,7 +123,7 @@ cdef class WorkerState(Events):
     ):
         """A `ComputeTaskEvent`; `who_has` and `nbytes` may be None for no dependencies."""
         cdef list records = []
-        cdef dict recs = {}
+        cdef Recs recs = self.take_recs()
         self.begin()
         if type(priority) is list:
             priority = tuple(priority)
@@ -139,6 +140,7 @@ cdef class WorkerState(Events):
             annotations, span_id, stimulus_id, recs, records,
         )
         self.follow(recs, stimulus_id, records)
+        self.give_recs(recs)
         return records
 
     cpdef list task_done(
@@ -147,13 +149,14 @@ cdef class WorkerState(Events):
     ):
         """An `ExecuteSuccessEvent`."""
         cdef list records = []
-        cdef dict recs = {}
+        cdef Recs recs = self.take_recs()
         self.begin()
         self.stimulus_log.entries.append((
             ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
         ))
         self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
         self.follow(recs, stimulus_id, records)
+        self.give_recs(recs)
         return records
 
     cpdef list data_arrived(
@@ -161,23 +164,25 @@ cdef class WorkerState(Events):
     ):
         """A `GatherDepSuccessEvent`."""
         cdef list records = []
-        cdef dict recs = {}
+        cdef Recs recs = self.take_recs()
         self.begin()
         self.stimulus_log.entries.append((
             GatherDepSuccessEvent, self.now, stimulus_id, worker, total_nbytes, tuple(data)
         ))
         self.on_data(worker, total_nbytes, data, stimulus_id, recs)
         self.follow(recs, stimulus_id, records)
+        self.give_recs(recs)
         return records
 
     cpdef list free_keys(self, object keys, object stimulus_id):
         """A `FreeKeysEvent`."""
         cdef list records = []
-        cdef dict recs = {}
+        cdef Recs recs = self.take_recs()
         self.begin()
         self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
         self.on_free_keys(keys, stimulus_id, recs)
         self.follow(recs, stimulus_id, records)
+        self.give_recs(recs)
         return records
 
     # -------------------------------------------------------------------------------- accessors

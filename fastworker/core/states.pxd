@@ -21,5 +21,3 @@ cdef enum State:
 
 cdef object state_name(int state)
 cdef int state_code(object name) except -1
-cdef object finish_name(object finish)
-cdef object finish_code(object finish)

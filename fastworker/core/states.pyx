@@ -37,19 +37,3 @@ cdef int state_code(object name) except -1:
         raise ValueError(
             f"unknown task state {name!r}; expected one of {', '.join(STATES)}"
         ) from None
-
-
-cdef object finish_name(object finish):
-    """A recommendation as distributed writes it: a state's name, or a tuple that starts with one."""
-    if type(finish) is tuple:
-        return (NAMES[finish[0]], *finish[1:])
-    return NAMES[finish]
-
-
-cdef object finish_code(object finish):
-    """The inverse of finish_name."""
-    if type(finish) is tuple:
-        if not finish:
-            raise ValueError("a recommendation must name a task state; got an empty tuple")
-        return (state_code(finish[0]), *finish[1:])
-    return state_code(finish)

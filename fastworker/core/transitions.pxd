@@ -1,14 +1,15 @@
 """The transitions between task states, and their table.
 
-Recommendations are dicts {TaskState: finish}, where finish is a state, or a tuple of a state and
-the transition's further arguments.
+A transition changes one task. It adds to `recs` where others should go, and to `records` what the
+worker should do. `args` is what came with the recommendation, or None.
 """
 
 from fastworker.core.planning cimport Planner
+from fastworker.core.recs cimport Recs
 from fastworker.core.task cimport TaskState
 
 ctypedef int (*transition_t)(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1
 
 cdef transition_t find_transition(int start, int finish) noexcept  # NULL: there is none

@@ -11,6 +11,7 @@ from fastworker.core.clock cimport wall_clock
 from fastworker.core.log cimport PUT_IN_MEMORY
 from fastworker.core.planning cimport Planner
 from fastworker.core.records cimport finished, run
+from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport (
     CANCELLED, CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, FORGOTTEN, LONG_RUNNING, MEMORY,
     MISSING, N_STATES, NONE, READY, RELEASED, RESCHEDULED, RESUMED, WAITING, state_name,
@@ -37,9 +38,9 @@ cdef transition_t TABLE[N_STATES][N_STATES]
 
 # ------------------------------------------------------------------------------ shared by several
 
-cdef int to_fetch(Planner m, TaskState ts, dict recs) except -1:
+cdef int to_fetch(Planner m, TaskState ts, Recs recs) except -1:
     if not ts.who_has_:
-        recs[ts] = MISSING
+        recs.put(ts, MISSING)
         return 0
     ts.state_ = FETCH
     ts.done = False
@@ -58,7 +59,7 @@ cdef int to_missing(Planner m, TaskState ts) except -1:
     return 0
 
 
-cdef int to_released(Planner m, TaskState ts, dict recs) except -1:
+cdef int to_released(Planner m, TaskState ts, Recs recs) except -1:
     """Drop all that is held for the task, and recommend the same for dependencies it leaves idle."""
     cdef TaskState dep
     m.purge(ts)
@@ -68,14 +69,14 @@ cdef int to_released(Planner m, TaskState ts, dict recs) except -1:
                 dep.state_ == READY or dep.state_ == CONSTRAINED or dep.state_ == WAITING
                 or dep.state_ == EXECUTING or dep.state_ == LONG_RUNNING or dep.state_ == MEMORY
             ):
-                recs[dep] = RELEASED
+                recs.put(dep, RELEASED)
     ts.state_ = RELEASED
     if not ts.dependents_:
-        recs[ts] = FORGOTTEN
+        recs.put(ts, FORGOTTEN)
     return 0
 
 
-cdef int to_waiting(Planner m, TaskState ts, dict recs) except -1:
+cdef int to_waiting(Planner m, TaskState ts, Recs recs) except -1:
     cdef TaskState dep
     cdef set lacking = None
     if ts.dependencies_ is not None:
@@ -90,22 +91,22 @@ cdef int to_waiting(Planner m, TaskState ts, dict recs) except -1:
                 if dep.waiters_ is None:
                     dep.waiters_ = set()
                 dep.waiters_.add(ts)
-                recs[dep] = FETCH
+                recs.put(dep, FETCH)
     ts.waiting_for_data_ = lacking
     if lacking is None:
-        recs[ts] = READY
+        recs.put(ts, READY)
     ts.state_ = WAITING
     m.waiting.add(ts)
     return 0
 
 
 cdef int to_error(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     cdef TaskExtras extras = extras_of(ts)
     (
         extras.exception, extras.traceback, extras.exception_text, extras.traceback_text, run_id
-    ) = args[1:]
+    ) = args
     ts.state_ = ERROR
     expect(bool(extras.exception), ts)
     records.append(TaskErredMsg(
@@ -131,13 +132,13 @@ cdef enum Report:
 
 cdef int to_memory(
     Planner m, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
-    dict recs, list records,
+    Recs recs, list records,
 ) except -1:
     """The only place where values enter the store."""
     cdef TaskState dep
     cdef double start, stop
     key = ts.key
-    value = args[1]
+    value = args[0]
     if m.validate:
         expect(key not in m.data and ts.state_ != MEMORY, ts)
     if m.actors and key in m.actors:
@@ -148,7 +149,7 @@ cdef int to_memory(
             m.data[key] = value
         except Exception as e:
             # Larger than what may be held in memory, and not to be spilled: it does not pickle
-            recs[ts] = (ERROR, *tuple(error_message(e).values())[1:], run_id)
+            recs.put_args(ts, ERROR, (*tuple(error_message(e).values())[1:], run_id))
             return 0
         stop = wall_clock()
         if stop - start > SLOW_WRITE:
@@ -165,7 +166,7 @@ cdef int to_memory(
             if dep.waiting_for_data_ is not None:
                 dep.waiting_for_data_.discard(ts)
             if dep.state_ == WAITING and not dep.waiting_for_data_:
-                recs[dep] = READY
+                recs.put(dep, READY)
 
     m.log.write(PUT_IN_MEMORY, key, None, stimulus_id, m.now)
     if report == ADD_KEYS:
@@ -208,37 +209,37 @@ cdef int expect_runnable(Planner m, TaskState ts) except -1:
 # ------------------------------------------------------------------------------------- transitions
 
 cdef int any_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     return to_released(m, ts, recs)
 
 
 cdef int released_waiting(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     return to_waiting(m, ts, recs)
 
 
 cdef int released_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     return to_fetch(m, ts, recs)
 
 
 cdef int released_missing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     return to_missing(m, ts)
 
 
 cdef int released_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     return to_memory(m, ts, args, NOTHING, NO_RUN_ID, stimulus_id, recs, records)
 
 
 cdef int released_forgotten(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     cdef TaskState dep
     if m.validate:
@@ -249,7 +250,7 @@ cdef int released_forgotten(
             if dep.dependents_ is not None:
                 dep.dependents_.discard(ts)
             if dep.state_ == RELEASED and not dep.dependents_:
-                recs[dep] = FORGOTTEN
+                recs.put(dep, FORGOTTEN)
     m.purge(ts)
     ts.state_ = FORGOTTEN
     m.tasks.pop(ts.key, None)
@@ -257,14 +258,14 @@ cdef int released_forgotten(
 
 
 cdef int missing_waiting(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     m.purge(ts)
     return to_waiting(m, ts, recs)
 
 
 cdef int missing_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if not ts.who_has_:
         return 0
@@ -273,7 +274,7 @@ cdef int missing_fetch(
 
 
 cdef int missing_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     to_released(m, ts, recs)
     expect(ts.key in m.tasks, ts)
@@ -281,7 +282,7 @@ cdef int missing_released(
 
 
 cdef int fetch_flight(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if m.validate:
         expect(bool(ts.who_has_), ts)
@@ -289,48 +290,48 @@ cdef int fetch_flight(
             expect(ts not in m.data_needed[worker], ts)
     ts.done = False
     ts.state_ = FLIGHT
-    ts.coming_from = args[1]
+    ts.coming_from = args[0]
     m.in_flight_tasks.add(ts)
     m.fetch_count -= 1
     return 0
 
 
 cdef int fetch_missing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     m.fetch_count -= 1
     return to_missing(m, ts)
 
 
 cdef int fetch_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     m.fetch_count -= 1
     return to_released(m, ts, recs)
 
 
 cdef int flight_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Before the transfer has ended this says nothing new
     return to_fetch(m, ts, recs) if ts.done else 0
 
 
 cdef int flight_missing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(ts.done, ts)
     return to_missing(m, ts)
 
 
 cdef int flight_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     return to_memory(m, ts, args, ADD_KEYS, NO_RUN_ID, stimulus_id, recs, records)
 
 
 cdef int flight_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # A transfer cannot be called back; wait for it and throw away what it brings
     expect(not ts.done, ts)
@@ -341,14 +342,14 @@ cdef int flight_released(
 
 
 cdef int waiting_ready(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if m.validate:
         expect_runnable(m, ts)
         for dep in need(ts.dependencies_):
             expect((<TaskState>dep).state_ == MEMORY, dep)
     if ts.resource_restrictions_:
-        recs[ts] = CONSTRAINED
+        recs.put(ts, CONSTRAINED)
         return 0
     ts.state_ = READY
     m.waiting.remove(ts)
@@ -357,7 +358,7 @@ cdef int waiting_ready(
 
 
 cdef int waiting_constrained(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if m.validate:
         expect_runnable(m, ts)
@@ -370,7 +371,7 @@ cdef int waiting_constrained(
 
 
 cdef int ready_executing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if m.validate:
         expect_runnable(m, ts)
@@ -381,7 +382,7 @@ cdef int ready_executing(
 
 
 cdef int executing_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Running code cannot be called back; wait for it and throw away what it returns
     if m.validate:
@@ -392,25 +393,25 @@ cdef int executing_released(
 
 
 cdef int executing_long_running(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     ts.state_ = LONG_RUNNING
     m.executing.discard(ts)
     m.long_running.add(ts)
     records.append(LongRunningMsg(
-        key=ts.key, run_id=ts.run_id, compute_duration=args[1], stimulus_id=stimulus_id
+        key=ts.key, run_id=ts.run_id, compute_duration=args[0], stimulus_id=stimulus_id
     ))
     return m.ensure_computing(recs)
 
 
 cdef int executing_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    return to_memory(m, ts, args, TASK_FINISHED, args[2], stimulus_id, recs, records)
+    return to_memory(m, ts, args, TASK_FINISHED, args[1], stimulus_id, recs, records)
 
 
 cdef int executing_rescheduled(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # The task itself raised Reschedule. (executing, released) would take it for still running.
     expect(ts.done, ts)
@@ -419,7 +420,7 @@ cdef int executing_rescheduled(
 
 
 cdef int memory_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(ts.nbytes_ != NO_NBYTES, ts)
     m.nbytes -= ts.nbytes_
@@ -429,7 +430,7 @@ cdef int memory_released(
 
 
 cdef int cancelled_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Also to memory, error, missing and rescheduled: whatever came out, nobody wants it
     if not ts.done:
@@ -438,11 +439,11 @@ cdef int cancelled_released(
 
 
 cdef int cancelled_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if ts.previous_ == FLIGHT:
         if ts.done:
-            recs[ts] = RELEASED
+            recs.put(ts, RELEASED)
         else:
             # It is on its way: as if it had never been cancelled
             ts.state_ = FLIGHT
@@ -455,7 +456,7 @@ cdef int cancelled_fetch(
 
 
 cdef int cancelled_waiting(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(not ts.done, ts)
     if ts.previous_ == EXECUTING:
@@ -477,7 +478,7 @@ cdef int cancelled_waiting(
 
 
 cdef int detour_long_running(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Cancelled or resumed: to the scheduler this task does not run here, so it is told nothing
     expect(was_running(ts), ts)
@@ -488,7 +489,7 @@ cdef int detour_long_running(
 
 
 cdef int resumed_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if ts.previous_ != FLIGHT:
         if m.validate:
@@ -499,7 +500,7 @@ cdef int resumed_fetch(
     if ts.done:
         # The transfer brought nothing. Instead of asking another peer, compute it, as we were told.
         forget_detour(ts)
-        recs[ts] = WAITING
+        recs.put(ts, WAITING)
     else:
         ts.state_ = FLIGHT
         ts.previous_ = NONE
@@ -508,7 +509,7 @@ cdef int resumed_fetch(
 
 
 cdef int resumed_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(not ts.done, ts)
     ts.state_ = CANCELLED
@@ -517,7 +518,7 @@ cdef int resumed_released(
 
 
 cdef int resumed_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # The scheduler expects an answer to what it asked for last, not to what was done
     cdef Report report
@@ -529,11 +530,11 @@ cdef int resumed_memory(
         report = TASK_FINISHED
     ts.previous_ = NONE
     ts.next_ = NONE
-    return to_memory(m, ts, args, report, args[2], stimulus_id, recs, records)
+    return to_memory(m, ts, args, report, args[1], stimulus_id, recs, records)
 
 
 cdef int resumed_error(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # What failed is no longer wanted: go on with what is, and keep the error to ourselves
     expect(ts.done, ts)
@@ -541,16 +542,16 @@ cdef int resumed_error(
         expect(ts.next_ == FETCH, ts)
     else:
         expect(ts.previous_ == FLIGHT and ts.next_ == WAITING, ts)
-    recs[ts] = <int>ts.next_
+    recs.put(ts, ts.next_)
     return forget_detour(ts)
 
 
 cdef int resumed_rescheduled(
-    Planner m, TaskState ts, tuple args, object stimulus_id, dict recs, list records
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(ts.done and was_running(ts) and ts.next_ == FETCH, ts)
     forget_detour(ts)
-    recs[ts] = FETCH
+    recs.put(ts, FETCH)
     return 0
 
 
