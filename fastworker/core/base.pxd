@@ -11,6 +11,7 @@ cdef class Base:
     # All of it is guarded by one lock, the caller's: today that is the event loop's thread.
     cdef object __weakref__
     cdef object address_
+    cdef dict remote  # {address of a peer: whether it is on another host}, as far as asked for
 
     # Shared with the worker
     cdef public object data  # MutableMapping, may run user code

@@ -25,7 +25,7 @@ cdef int expect(bint ok, object what) except -1:
 
 
 class PeerQueues(dict):
-    """{address: ReadyQueue}; asking for an unknown peer makes an empty queue, as in a defaultdict."""
+    """{address: ReadyQueue}; asking for an unknown peer makes an empty queue."""
 
     __slots__ = ()
 
@@ -46,6 +46,7 @@ cdef class Base:
         self.total_resources = {}
         self.available_resources = {}
 
+        self.remote = {}
         self.tasks = {}
         self.ready = ReadyQueue()
         self.constrained = ReadyQueue()
@@ -112,6 +113,7 @@ cdef class Base:
     @address.setter
     def address(self, value):
         self.address_ = value
+        self.remote.clear()
 
     cdef TaskState create_task(self, object key):
         cdef TaskState ts = new_task(key)
@@ -143,7 +145,7 @@ cdef class Base:
                 set_priority(ts, (1,))
             else:
                 ts.prio = like.prio
-                ts.inexact_priority = like.inexact_priority
+                ts.unpacked_priority = like.unpacked_priority
         self.log.write(ENSURE_TASK_EXISTS, key, None, stimulus_id, self.now, ts.state_)
         return ts
 

@@ -7,7 +7,7 @@ from fastworker.core.log cimport (
     CANCEL_COMPUTE, COMPUTE_TASK, FREE_KEYS, MISSING_DEP, RECEIVE_FROM_SCATTER, REMOVE_REPLICA,
 )
 from fastworker.core.machine cimport Machine
-from fastworker.core.priority cimport WIDTH
+from fastworker.core.priority cimport append
 from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport (
     CONSTRAINED, ERROR, EXECUTING, FETCH, LONG_RUNNING, MEMORY, MISSING, NONE, READY, RELEASED,
@@ -145,10 +145,7 @@ cdef class Events(Machine):
         ts.run_spec = run_spec
         # Newest first among those that the scheduler finds equally urgent
         set_priority(ts, priority)
-        if ts.prio.n < WIDTH and -self.generation < (1 << 53):
-            ts.prio.v[ts.prio.n] = <double>self.generation
-            ts.prio.n += 1
-        else:
+        if not append(&ts.prio, self.generation):
             set_priority(ts, (*priority, self.generation))
         self.generation -= 1
         if actor:

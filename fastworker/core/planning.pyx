@@ -124,14 +124,13 @@ cdef class Planner(Base):
         """
         cdef ReadyQueue queue
         cdef list heap = []
-        host = get_address_host(self.address)
         for worker, queue in list(self.data_needed.items()):
             if not queue.size():
                 del self.data_needed[worker]
             elif worker not in self.in_flight_workers and worker not in self.busy_workers:
                 heap.append((
                     get_priority(queue.first()),
-                    get_address_host(worker) != host,
+                    self.is_remote(worker),
                     -queue.size(),
                     self.rng.random(),
                     worker,
@@ -139,6 +138,16 @@ cdef class Planner(Base):
                 ))
         heapq.heapify(heap)
         return heap
+
+    cdef bint is_remote(self, object worker) except -1:
+        """Whether a peer is on another host. Taking addresses apart is slow, so answers are kept."""
+        known = self.remote.get(worker)
+        if known is None:
+            if len(self.remote) > 10_000:
+                self.remote.clear()
+            known = get_address_host(worker) != get_address_host(self.address)
+            self.remote[worker] = known
+        return known
 
     cdef object select_keys(self, ReadyQueue available, list to_gather):
         """Move from `available`, and from all other queues, to `to_gather` what fits into one

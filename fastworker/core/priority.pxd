@@ -1,30 +1,23 @@
-"""Priorities as plain numbers, so that comparing two of them needs no Python object.
+"""Priorities packed into two words, so that comparing them takes no Python object and no branch.
 
-Dask's priorities are tuples of a few numbers compared from left to right. Up to four ints or
-floats that a double holds exactly are kept in a `Priority`; any other tuple is "inexact", stays a
-Python tuple and is compared as one.
+Dask's priorities are tuples of a few numbers compared from left to right: the user's priority, the
+computation's number, the task's place in its graph, and the generation that the worker adds. Up to
+four ints of the widths below are packed, the first one into the highest bits; missing components
+are 0, so that a tuple sorts before those it is the beginning of. Any other tuple stays a Python
+tuple and is compared as one: UNPACKED.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef enum:
-    WIDTH = 4
-    INEXACT = 255
+    MOST = 4
+    UNPACKED = 255
 
 cdef struct Priority:
-    double v[WIDTH]  # missing components are -inf: a prefix sorts before what it is a prefix of
-    uint8_t n  # components; 0: no priority; INEXACT: see above
-    uint8_t floats  # bit i is set where component i was a float
+    uint64_t hi  # 16 bits of component 0, 32 of component 1, the higher 16 of component 2
+    uint64_t lo  # the lower 24 bits of component 2, 40 of component 3
+    uint8_t n  # components; 0: no priority; UNPACKED: see above
 
-cdef void no_priority(Priority* out) noexcept
-cdef int encode(object priority, Priority* out) except -1
-cdef object decode(const Priority* p)
-
-
-cdef inline int compare(const double* a, const double* b) noexcept nogil:
-    """-1, 0 or 1 as a sorts before, with or after b."""
-    cdef int i
-    for i in range(WIDTH):
-        if a[i] != b[i]:
-            return -1 if a[i] < b[i] else 1
-    return 0
+cdef int pack(object priority, Priority* out) except -1
+cdef bint append(Priority* p, int64_t component) noexcept
+cdef object unpack(const Priority* p)

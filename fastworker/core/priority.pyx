@@ -1,53 +1,63 @@
-"""Priorities as plain numbers, so that comparing two of them needs no Python object."""
+"""Priorities packed into two words, so that comparing them takes no Python object and no branch."""
 
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from libc.math cimport INFINITY, isnan
+from libc.stdint cimport int64_t, uint64_t
 
-cdef long long EXACT = 1 << 53
+cdef int[MOST] WIDTHS = [16, 32, 40, 40]  # bits
 
 
-cdef void no_priority(Priority* out) noexcept:
-    cdef int i
-    for i in range(WIDTH):
-        out.v[i] = -INFINITY
+cdef inline int64_t bias(int i) noexcept nogil:
+    return <int64_t>1 << (WIDTHS[i] - 1)
+
+
+cdef bint append(Priority* p, int64_t component) noexcept:
+    """Add a component behind those there are; False, and nothing done, if it does not fit."""
+    cdef uint64_t bits
+    if p.n >= MOST:
+        return False
+    # Nothing that is present is packed as 0: that is what is missing
+    if component <= -bias(p.n) or component >= bias(p.n):
+        return False
+    bits = <uint64_t>(component + bias(p.n))
+    if p.n == 0:
+        p.hi = bits << 48
+        p.lo = 0
+    elif p.n == 1:
+        p.hi |= bits << 16
+    elif p.n == 2:
+        p.hi |= bits >> 24
+        p.lo = bits << 40
+    else:
+        p.lo |= bits
+    p.n += 1
+    return True
+
+
+cdef int pack(object priority, Priority* out) except -1:
+    """Write a priority tuple into `out`; out.n is UNPACKED where it does not fit."""
+    cdef int overflow = 0
+    cdef long long component
+    out.hi = out.lo = 0
     out.n = 0
-    out.floats = 0
-
-
-cdef int encode(object priority, Priority* out) except -1:
-    """Write a priority tuple into `out`; out.n is INEXACT where plain doubles cannot hold it."""
-    cdef int i = 0, overflow = 0
-    cdef long long whole
-    cdef double x
-    no_priority(out)
-    if len(priority) > WIDTH:
-        out.n = INEXACT
-        return 0
     for part in <tuple?>priority:
-        if type(part) is int:
-            whole = PyLong_AsLongLongAndOverflow(part, &overflow)
-            if overflow or whole > EXACT or whole < -EXACT:
-                out.n = INEXACT
-                return 0
-            out.v[i] = <double>whole
-        elif type(part) is float:
-            x = part
-            if isnan(x) or x == -INFINITY:
-                out.n = INEXACT
-                return 0
-            out.v[i] = x
-            out.floats |= <uint8_t>(1 << i)
-        else:
-            out.n = INEXACT
-            return 0
-        i += 1
-    out.n = <uint8_t>i
+        if type(part) is not int:
+            break
+        component = PyLong_AsLongLongAndOverflow(part, &overflow)
+        if overflow or not append(out, component):
+            break
+    else:
+        return 0
+    out.hi = out.lo = 0
+    out.n = UNPACKED
     return 0
 
 
-cdef object decode(const Priority* p):
-    """The tuple that `p` was made from. Not for an INEXACT one."""
+cdef object unpack(const Priority* p):
+    """The tuple that `p` was made from. Not for an UNPACKED one."""
+    cdef uint64_t[MOST] bits
     cdef int i
-    return tuple([
-        p.v[i] if p.floats & (1 << i) else <long long>p.v[i] for i in range(p.n)
-    ])
+    bits[0] = p.hi >> 48
+    bits[1] = (p.hi >> 16) & 0xFFFFFFFF
+    bits[2] = (p.hi & 0xFFFF) << 24 | p.lo >> 40
+    bits[3] = p.lo & 0xFFFFFFFFFF
+    return tuple([<int64_t>bits[i] - bias(i) for i in range(p.n)])

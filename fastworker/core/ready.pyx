@@ -1,24 +1,19 @@
 """Priority queues of tasks: what is ready to run, and what is to be fetched from one peer.
 
-An indexed heap: each task knows where it stands in each queue, so that one can be taken out of the
-middle in O(log n) instead of leaving its entry behind.
+An indexed heap: a queue knows where each task stands, so that one can be taken out of the middle in
+O(log n) instead of leaving its entry behind.
 """
 
 from collections.abc import MutableSet
 
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from cpython.list cimport PyList_GET_SIZE
+from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
-from fastworker.core.priority cimport INEXACT, Priority, compare, decode
-from fastworker.core.task cimport TaskState, find_slot, get_priority, slot_at, take_slot
-
-cdef extern from *:
-    """
-    #define fw_items(list) (((PyListObject *)(list))->ob_item)
-    """
-    PyObject** fw_items(list) noexcept
+from fastworker.core.priority cimport UNPACKED, Priority, unpack
+from fastworker.core.task cimport (
+    QueueSlot, TaskState, find_slot, get_priority, leave_slot, slot_at, take_slot,
+)
 
 cdef enum:
     ARITY = 4
@@ -26,15 +21,22 @@ cdef enum:
 cdef uint64_t last_id = 0  # guarded by the GIL
 
 
-cdef inline bint entry_less(const Entry* a, const Entry* b) noexcept nogil:
-    cdef int order = compare(a.v, b.v)
-    return order < 0 or (order == 0 and a.seq < b.seq)
+cdef inline bint before(const Entry* a, const Entry* b) noexcept nogil:
+    # Single bits and no jumps: which way this goes is what a processor cannot predict
+    return <bint>(
+        (a.hi < b.hi)
+        | ((a.hi == b.hi) & ((a.lo < b.lo) | ((a.lo == b.lo) & (a.seq < b.seq))))
+    )
+
+
+cdef inline int32_t find_handle(TaskState ts, uint64_t queue) noexcept:
+    return slot_at(ts, find_slot(ts, queue)).handle
 
 
 cdef class ReadyQueue:
     """A set of `TaskState`; the one with the least priority comes out first, ties oldest first.
 
-    A task keeps the place that it was given by its ``priority`` when it was added. `add`, `discard`,
+    A task keeps the place that its ``priority`` gave it when it was added. `add`, `discard`,
     `remove` and `pop` are O(log n); `peek`, ``in`` and ``len`` are O(1).
 
     Raises
@@ -50,6 +52,7 @@ cdef class ReadyQueue:
         global last_id
         last_id += 1
         self.id = last_id
+        self.free_handle = -1
         self.items = []
 
     def __init__(self, tasks=()):
@@ -57,206 +60,220 @@ cdef class ReadyQueue:
             self.add(ts)
 
     def __dealloc__(self):
-        # A task that outlives the queue keeps a slot with an id that will never be used again
-        free(self.entries)
+        cdef Py_ssize_t i
+        # The garbage collector may have emptied the list. Tasks that outlive such a queue keep a
+        # slot with an id that will never be used again.
+        if self.items is not None and PyList_GET_SIZE(self.items):
+            for i in range(self.n):
+                leave_slot(<TaskState>self.items[self.heap[i].handle], self.id)
+        free(self.heap)
+        free(self.where)
 
     # ------------------------------------------------------------- for other compiled modules
 
     cdef Py_ssize_t size(self) noexcept:
-        return PyList_GET_SIZE(self.items)
+        return self.n
 
     cdef bint has(self, TaskState ts) noexcept:
         return find_slot(ts, self.id) >= 0
 
     cdef int push(self, TaskState ts) except -1:
         """Add a task; nothing happens if it is there."""
-        cdef Py_ssize_t n = PyList_GET_SIZE(self.items)
-        cdef Py_ssize_t i, child
-        cdef int slot
-        cdef Entry* e
-        cdef void* grown
+        cdef int32_t handle
+        cdef Entry entry
+        cdef QueueSlot* slot
         if find_slot(ts, self.id) >= 0:
             return 0
         if ts.prio.n == 0:
             raise TypeError(f"{ts!r} has no priority and cannot be queued")
-        if n == self.capacity:
-            grown = realloc(self.entries, <size_t>(2 * n + 4) * sizeof(Entry))
-            if grown == NULL:
-                raise MemoryError
-            self.entries = <Entry*>grown
-            self.capacity = 2 * n + 4
-        if ts.prio.n == INEXACT and self.keys is None:
+        if self.n == self.capacity:
+            self.grow()
+        if ts.prio.n == UNPACKED and self.keys is None:
             self.compare_by_tuple()
-        e = &self.entries[n]
-        e.v = ts.prio.v
-        e.n = ts.prio.n
-        e.floats = ts.prio.floats
-        e.seq = self.seq
+        slot = take_slot(ts, self.id)
+        handle = self.free_handle
+        if handle >= 0:
+            self.free_handle = self.where[handle]
+            self.items[handle] = ts
+        else:
+            handle = <int32_t>PyList_GET_SIZE(self.items)
+            self.items.append(ts)
+        slot.handle = handle
+        entry.hi = ts.prio.hi
+        entry.lo = ts.prio.lo
+        entry.n = ts.prio.n
+        entry.seq = self.seq
+        entry.handle = handle
         if self.keys is not None:
-            self.keys.append(get_priority(ts))
-        self.items.append(ts)
-        e.slot = slot = take_slot(ts, self.id)
-        slot_at(ts, slot).pos = n
+            self.keys[handle] = get_priority(ts)
         self.seq += 1
+        self.n += 1
         try:
-            self.sift_up(n)
+            return self.sift_up(self.n - 1, &entry)
         except BaseException:
-            # Tuples that do not compare: back down the way it came, and out
-            i = slot_at(ts, slot).pos
-            while i != n:
-                child = n
-                while (child - 1) // ARITY != i:
-                    child = (child - 1) // ARITY
-                self.swap(i, child)
-                i = child
-            self.keys.pop()
-            self.items.pop()
-            slot_at(ts, slot).queue = 0
+            # Tuples that do not compare: it is at the end still
+            self.n -= 1
+            self.release(handle)
             raise
-        return 0
 
     cdef bint drop(self, TaskState ts) except -1:
         """Take a task out; False if it was not there."""
         cdef int slot = find_slot(ts, self.id)
         if slot < 0:
             return False
-        self.take_at(slot_at(ts, slot).pos)
+        self.take_at(self.where[slot_at(ts, slot).handle])
         return True
 
     cdef TaskState first(self):
-        """The first task, borrowed from the queue; there must be one."""
-        return <TaskState>PyList_GET_ITEM(self.items, 0)
+        """The first task; there must be one."""
+        return self.task_at(0)
 
     cdef TaskState take(self):
         """Take the first task out; there must be one."""
         return self.take_at(0)
 
+    # ---------------------------------------------------------------------------------- the heap
+
+    cdef TaskState task_at(self, Py_ssize_t i):
+        cdef int32_t handle = self.heap[i].handle
+        if handle >= PyList_GET_SIZE(self.items):
+            raise RuntimeError("this queue has been garbage collected")
+        return <TaskState>self.items[handle]
+
     cdef TaskState take_at(self, Py_ssize_t i):
-        cdef Py_ssize_t last = PyList_GET_SIZE(self.items) - 1
-        cdef TaskState ts
-        if i != last:
-            self.swap(i, last)
-        ts = self.items.pop()
-        slot_at(ts, self.entries[last].slot).queue = 0
+        cdef TaskState ts = self.task_at(i)
+        cdef Entry last
         if self.keys is not None:
-            self.keys.pop()
-            if last == 0:
-                self.keys = None
-        if i != last:
-            # What came from the end may belong above or below the gap
-            self.sift_down(i)
-            self.sift_up(i)
+            self.fill_comparing_tuples(i)
+        elif i != self.n - 1:
+            # Let the hole sink to a leaf, then put the last entry there and let it rise: it mostly
+            # belongs near the end, which this finds out with the fewest comparisons.
+            last = self.heap[self.n - 1]
+            self.sift_up(self.sink_hole(i), &last)
+        self.n -= 1
+        self.release(find_handle(ts, self.id))
+        if self.n == 0:
+            self.keys = None
         return ts
 
-    cdef int less(self, Py_ssize_t a, Py_ssize_t b) except -1:
-        """Only for queues that compare by tuple."""
-        x, y = self.keys[a], self.keys[b]
-        if x < y:
-            return 1
-        return x == y and self.entries[a].seq < self.entries[b].seq
+    cdef int grow(self) except -1:
+        cdef Py_ssize_t capacity = 2 * self.capacity + 4
+        cdef void* grown
+        if capacity > 0x7FFFFFFF:
+            raise OverflowError(f"a queue of more than {self.capacity} tasks")
+        grown = realloc(self.heap, <size_t>capacity * sizeof(Entry))
+        if grown == NULL:
+            raise MemoryError
+        self.heap = <Entry*>grown
+        grown = realloc(self.where, <size_t>capacity * sizeof(int32_t))
+        if grown == NULL:
+            raise MemoryError
+        self.where = <int32_t*>grown
+        self.capacity = capacity
+        return 0
 
-    cdef void swap(self, Py_ssize_t a, Py_ssize_t b) noexcept:
-        cdef PyObject** items = fw_items(self.items)
-        cdef PyObject* item = items[a]
-        cdef Entry entry = self.entries[a]
-        items[a] = items[b]
-        items[b] = item
-        self.entries[a] = self.entries[b]
-        self.entries[b] = entry
-        slot_at(<TaskState>items[a], self.entries[a].slot).pos = a
-        slot_at(<TaskState>items[b], self.entries[b].slot).pos = b
+    cdef int release(self, int32_t handle) except -1:
+        """The task leaves the queue; its handle is free."""
+        leave_slot(<TaskState>self.items[handle], self.id)
+        self.items[handle] = None
+        self.where[handle] = self.free_handle
+        self.free_handle = handle
         if self.keys is not None:
-            items = fw_items(self.keys)
-            item = items[a]
-            items[a] = items[b]
-            items[b] = item
+            del self.keys[handle]
+        return 0
 
-    # The sifts of plain numbers move a hole through the list. For as long as they run the list
-    # names one task twice and another one not at all, which nobody sees: they allocate nothing.
+    cdef void place(self, Py_ssize_t i, const Entry* entry) noexcept:
+        self.heap[i] = entry[0]
+        self.where[entry.handle] = <int32_t>i
 
-    cdef int sift_up(self, Py_ssize_t i) except -1:
-        cdef PyObject** items
-        cdef PyObject* item
-        cdef Entry* entries = self.entries
-        cdef Entry entry
-        cdef Py_ssize_t parent
+    cdef int sift_up(self, Py_ssize_t i, const Entry* entry) except -1:
+        """Put an entry into the hole at i, or further up. If it does not compare: at i."""
+        cdef Py_ssize_t hole = i, parent
         if self.keys is not None:
-            while i > 0 and self.less(i, (i - 1) // ARITY):
-                self.swap(i, (i - 1) // ARITY)
+            while i > 0 and self.less(entry, &self.heap[(i - 1) // ARITY]):
                 i = (i - 1) // ARITY
+            # Only now that nothing can fail any more
+            while hole != i:
+                parent = (hole - 1) // ARITY
+                self.place(hole, &self.heap[parent])
+                hole = parent
+            self.place(i, entry)
             return 0
-        entry = entries[i]
-        items = fw_items(self.items)
-        item = items[i]
         while i > 0:
             parent = (i - 1) // ARITY
-            if not entry_less(&entry, &entries[parent]):
+            if not before(entry, &self.heap[parent]):
                 break
-            entries[i] = entries[parent]
-            items[i] = items[parent]
-            slot_at(<TaskState>items[i], entries[i].slot).pos = i
+            self.place(i, &self.heap[parent])
             i = parent
-        entries[i] = entry
-        items[i] = item
-        slot_at(<TaskState>item, entry.slot).pos = i
+        self.place(i, entry)
         return 0
 
-    cdef int sift_down(self, Py_ssize_t i) except -1:
-        cdef PyObject** items
-        cdef PyObject* item
-        cdef Entry* entries = self.entries
-        cdef Entry entry
-        cdef Py_ssize_t child, best, end, n = PyList_GET_SIZE(self.items)
-        if self.keys is not None:
-            while True:
-                best = i
-                for child in range(ARITY * i + 1, min(ARITY * i + 1 + ARITY, n)):
-                    if self.less(child, best):
-                        best = child
-                if best == i:
-                    return 0
-                self.swap(i, best)
-                i = best
-        entry = entries[i]
-        items = fw_items(self.items)
-        item = items[i]
+    cdef Py_ssize_t sink_hole(self, Py_ssize_t i) noexcept:
+        """Move up the least child of the hole at i until the hole is at a leaf. Returns where."""
+        cdef Py_ssize_t child, best, end, n = self.n - 1  # without the last, which is to fill it
         while True:
-            child = ARITY * i + 1
-            if child >= n:
-                break
-            best = child
-            end = min(child + ARITY, n)
-            for child in range(child + 1, end):
-                if entry_less(&entries[child], &entries[best]):
+            best = ARITY * i + 1
+            if best >= n:
+                return i
+            end = min(best + ARITY, n)
+            for child in range(best + 1, end):
+                if before(&self.heap[child], &self.heap[best]):
                     best = child
-            if not entry_less(&entries[best], &entry):
-                break
-            entries[i] = entries[best]
-            items[i] = items[best]
-            slot_at(<TaskState>items[i], entries[i].slot).pos = i
+            self.place(i, &self.heap[best])
             i = best
-        entries[i] = entry
-        items[i] = item
-        slot_at(<TaskState>item, entry.slot).pos = i
+
+    cdef int fill_comparing_tuples(self, Py_ssize_t i) except -1:
+        """Fill the hole at i likewise. All comparisons come first, since any of them may raise."""
+        cdef Py_ssize_t path[64]
+        cdef Py_ssize_t child, best, end, depth = 0, n = self.n - 1
+        cdef Entry last = self.heap[n]
+        if i == n:
+            return 0
+        path[0] = i
+        while ARITY * path[depth] + 1 < n:
+            best = ARITY * path[depth] + 1
+            end = min(best + ARITY, n)
+            for child in range(best + 1, end):
+                if self.less(&self.heap[child], &self.heap[best]):
+                    best = child
+            depth += 1
+            path[depth] = best
+        while depth and self.less(&last, &self.heap[path[depth]]):
+            depth -= 1
+        if depth == 0:
+            return self.sift_up(i, &last)
+        for child in range(depth):
+            self.place(path[child], &self.heap[path[child + 1]])
+        self.place(path[depth], &last)
         return 0
+
+    cdef bint less(self, const Entry* a, const Entry* b) except -1:
+        """Only for queues that compare by tuple."""
+        x, y = self.keys[a.handle], self.keys[b.handle]
+        return x < y or (x == y and a.seq < b.seq)
 
     cdef int compare_by_tuple(self) except -1:
-        """Compare whole tuples until the queue is empty: a priority came that doubles cannot hold."""
+        """Compare whole tuples until the queue is empty: one is coming that is not packed."""
         cdef Py_ssize_t i
-        cdef list keys = []
-        for i in range(PyList_GET_SIZE(self.items)):
-            keys.append(self.key_at(i))
-        self.keys = keys
+        self.keys = {self.heap[i].handle: self.key_of(&self.heap[i]) for i in range(self.n)}
         return 0
 
-    cdef object key_at(self, Py_ssize_t i):
+    cdef object key_of(self, const Entry* entry):
         cdef Priority p
         if self.keys is not None:
-            return self.keys[i]
-        p.v = self.entries[i].v
-        p.n = self.entries[i].n
-        p.floats = self.entries[i].floats
-        return decode(&p)
+            return self.keys[entry.handle]
+        p.hi = entry.hi
+        p.lo = entry.lo
+        p.n = entry.n
+        return unpack(&p)
+
+    cdef list in_order(self):
+        cdef Py_ssize_t i
+        cdef list ranked = [
+            (self.key_of(&self.heap[i]), self.heap[i].seq, self.task_at(i)) for i in range(self.n)
+        ]
+        ranked.sort()
+        return [ts for _, _, ts in ranked]
 
     # ----------------------------------------------------------------------------- for Python
 
@@ -276,7 +293,7 @@ cdef class ReadyQueue:
 
     def peek(self):
         """The first task, which stays in."""
-        if not PyList_GET_SIZE(self.items):
+        if not self.n:
             raise KeyError("peek into an empty queue")
         return self.first()
 
@@ -286,21 +303,21 @@ cdef class ReadyQueue:
 
     def pop(self):
         """Take the first task out and return it."""
-        if not PyList_GET_SIZE(self.items):
+        if not self.n:
             raise KeyError("pop from an empty queue")
         return self.take_at(0)
 
     def peekright(self):
         """A task that no other is known to precede; not always the last one. It stays in."""
-        if not PyList_GET_SIZE(self.items):
+        if not self.n:
             raise KeyError("peek into an empty queue")
-        return self.items[PyList_GET_SIZE(self.items) - 1]
+        return self.task_at(self.n - 1)
 
     def popright(self):
         """Take out and return what `peekright` shows."""
-        if not PyList_GET_SIZE(self.items):
+        if not self.n:
             raise KeyError("pop from an empty queue")
-        return self.take_at(PyList_GET_SIZE(self.items) - 1)
+        return self.take_at(self.n - 1)
 
     def sorted(self):
         """Iterate over all tasks, first to last."""
@@ -308,27 +325,19 @@ cdef class ReadyQueue:
 
     def clear(self):
         """Take all tasks out."""
-        while PyList_GET_SIZE(self.items):
-            self.take_at(PyList_GET_SIZE(self.items) - 1)
-
-    cdef list in_order(self):
-        cdef Py_ssize_t i
-        cdef list ranked = [
-            (self.key_at(i), self.entries[i].seq, self.items[i])
-            for i in range(PyList_GET_SIZE(self.items))
-        ]
-        ranked.sort()
-        return [ts for _, _, ts in ranked]
+        while self.n:
+            self.take_at(self.n - 1)
 
     def __len__(self):
-        return PyList_GET_SIZE(self.items)
+        return self.n
 
     def __contains__(self, ts):
         return isinstance(ts, TaskState) and find_slot(<TaskState>ts, self.id) >= 0
 
     def __iter__(self):
         """Iterate in no particular order over what is in at this moment."""
-        return iter(list(self.items))
+        cdef Py_ssize_t i
+        return iter([self.task_at(i) for i in range(self.n)])
 
     def __eq__(self, other):
         if isinstance(other, (set, frozenset, ReadyQueue, MutableSet)):
@@ -338,7 +347,7 @@ cdef class ReadyQueue:
     __hash__ = None
 
     def __repr__(self):
-        return f"<{type(self).__name__}: {len(self.items)} items>"
+        return f"<{type(self).__name__}: {self.n} items>"
 
     def __reduce__(self):
         return _requeue, (self.in_order(),)

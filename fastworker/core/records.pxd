@@ -1,4 +1,4 @@
-"""What the core answers: the two frequent instructions natively, the others as distributed's own."""
+"""What the core answers: the frequent instructions natively, the others as distributed's own."""
 
 from libc.stdint cimport int64_t
 

@@ -1,4 +1,4 @@
-"""What the core answers: the two frequent instructions natively, the others as distributed's own.
+"""What the core answers: the frequent instructions natively, the others as distributed's own.
 
 A record holds what its instruction needs as of the moment it was made. `to_instructions` turns a
 list of them into instructions of ``distributed.worker_state_machine``; that is where types are

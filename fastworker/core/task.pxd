@@ -7,7 +7,7 @@ from fastworker.core.priority cimport Priority
 
 cdef struct QueueSlot:
     uint64_t queue  # id of the queue; 0: the slot is free
-    Py_ssize_t pos  # where in that queue's heap
+    int32_t handle  # what that queue knows the task by
 
 cdef enum:
     NO_NBYTES = -1
@@ -51,7 +51,7 @@ cdef class TaskState:
     cdef set who_has_  # of addresses
 
     cdef Priority prio
-    cdef object inexact_priority  # the tuple where prio.n is INEXACT
+    cdef object unpacked_priority  # the tuple where prio.n is UNPACKED
 
     cdef public object coming_from
     cdef object resource_restrictions_
@@ -66,7 +66,8 @@ cdef class TaskState:
     # The queues this task stands in: one slot in place, more on the heap
     cdef QueueSlot slot0
     cdef QueueSlot* more_slots
-    cdef int32_t n_slots
+    cdef int32_t n_slots  # in use, or free before one in use
+    cdef int32_t more_capacity
 
 
 cdef TaskState new_task(object key)
@@ -77,7 +78,8 @@ cdef object startstops_snapshot(TaskState ts)
 cdef int clear_error(TaskState ts, bint texts) except -1
 
 cdef int find_slot(TaskState ts, uint64_t queue) noexcept
-cdef int take_slot(TaskState ts, uint64_t queue) except -1
+cdef QueueSlot* take_slot(TaskState ts, uint64_t queue) except NULL
+cdef void leave_slot(TaskState ts, uint64_t queue) noexcept
 
 cdef inline QueueSlot* slot_at(TaskState ts, int i) noexcept:
     return &ts.slot0 if i == 0 else &ts.more_slots[i - 1]

@@ -7,10 +7,10 @@ from cpython.object cimport PyObject
 from libc.math cimport NAN, isnan
 from libc.stdlib cimport free, realloc
 
-from fastworker.core.counters cimport PrefixCounts, prefix_of
-from fastworker.core.priority cimport INEXACT, Priority, decode, encode, no_priority
+from fastworker.core.counters cimport prefix_of
+from fastworker.core.priority cimport UNPACKED, Priority, pack, unpack
 from fastworker.core.states cimport (
-    CANCELLED, NONE, RELEASED, RESUMED, state_code, state_name,
+    CANCELLED, RELEASED, RESUMED, state_code, state_name,
 )
 
 from dask import config
@@ -143,7 +143,6 @@ cdef class TaskState:
         self.nbytes_ = NO_NBYTES
         self.compute_start = self.compute_stop = NAN
         self.start_time_ = self.stop_time_ = NAN
-        no_priority(&self.prio)
 
     def __init__(
         self, key, run_id=-1, run_spec=None, dependencies=None, dependents=None,
@@ -457,20 +456,21 @@ cdef int set_priority(TaskState ts, object priority) except -1:
     """Raises TypeError for anything that is not a tuple or None."""
     cdef Priority prio
     if priority is None:
-        no_priority(&prio)
+        prio.hi = prio.lo = 0
+        prio.n = 0
     elif type(priority) is tuple:
-        encode(priority, &prio)
+        pack(priority, &prio)
     else:
         raise TypeError(f"priority must be a tuple of numbers; got {priority!r}")
     ts.prio = prio
-    ts.inexact_priority = priority if prio.n == INEXACT else None
+    ts.unpacked_priority = priority if prio.n == UNPACKED else None
     return 0
 
 
 cdef object get_priority(TaskState ts):
-    if ts.prio.n == INEXACT:
-        return ts.inexact_priority
-    return decode(&ts.prio) if ts.prio.n else None
+    if ts.prio.n == UNPACKED:
+        return ts.unpacked_priority
+    return unpack(&ts.prio) if ts.prio.n else None
 
 
 cdef int set_nbytes(TaskState ts, object nbytes) except -1:
@@ -524,8 +524,8 @@ cdef int find_slot(TaskState ts, uint64_t queue) noexcept:
     return -1
 
 
-cdef int take_slot(TaskState ts, uint64_t queue) except -1:
-    """Take a free slot for `queue`. It stays where it is until the task leaves the queue."""
+cdef QueueSlot* take_slot(TaskState ts, uint64_t queue) except NULL:
+    """Take a free slot for `queue`; valid until another one is taken."""
     cdef int i
     cdef void* grown
     for i in range(ts.n_slots):
@@ -533,16 +533,24 @@ cdef int take_slot(TaskState ts, uint64_t queue) except -1:
             break
     else:
         i = ts.n_slots
-        if i > 0:
-            # Slots in more_slots: powers of two less the one in place
-            if (i & (i - 1)) == 0:
-                grown = realloc(ts.more_slots, <size_t>(2 * i - 1) * sizeof(QueueSlot))
-                if grown == NULL:
-                    raise MemoryError
-                ts.more_slots = <QueueSlot*>grown
+        if i > ts.more_capacity:
+            grown = realloc(ts.more_slots, <size_t>(2 * i) * sizeof(QueueSlot))
+            if grown == NULL:
+                raise MemoryError
+            ts.more_slots = <QueueSlot*>grown
+            ts.more_capacity = 2 * i
         ts.n_slots += 1
     slot_at(ts, i).queue = queue
-    return i
+    return slot_at(ts, i)
+
+
+cdef void leave_slot(TaskState ts, uint64_t queue) noexcept:
+    cdef int i = find_slot(ts, queue)
+    if i >= 0:
+        slot_at(ts, i).queue = 0
+        # Nothing looks beyond the last slot in use
+        while ts.n_slots and slot_at(ts, ts.n_slots - 1).queue == 0:
+            ts.n_slots -= 1
 
 
 cdef void unlist(TaskState ts) noexcept:

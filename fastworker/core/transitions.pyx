@@ -60,7 +60,7 @@ cdef int to_missing(Planner m, TaskState ts) except -1:
 
 
 cdef int to_released(Planner m, TaskState ts, Recs recs) except -1:
-    """Drop all that is held for the task, and recommend the same for dependencies it leaves idle."""
+    """Drop all that is held for the task; recommend the same for dependencies it leaves idle."""
     cdef TaskState dep
     m.purge(ts)
     if ts.dependencies_ is not None:
