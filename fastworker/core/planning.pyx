@@ -140,7 +140,7 @@ cdef class Planner(Base):
         return heap
 
     cdef bint is_remote(self, object worker) except -1:
-        """Whether a peer is on another host. Taking addresses apart is slow, so answers are kept."""
+        """Whether a peer is on another host; addresses are taken apart once, which is slow."""
         known = self.remote.get(worker)
         if known is None:
             if len(self.remote) > 10_000:

@@ -94,8 +94,7 @@ def check_flight(ws: WorkerState, ts: TaskState) -> None:
     require(not holds(ws, ts))
     require(ts in ws.in_flight_tasks)
     no_dependent_is_ready(ws, ts)
-    require(ts.coming_from in ws.in_flight_workers)
-    require(ts.key in ws.in_flight_workers[ts.coming_from])
+    require(ts.key in ws.in_flight_workers.get(ts.coming_from or "", ()))
 
 
 def check_fetch(ws: WorkerState, ts: TaskState) -> None:

@@ -1,0 +1,3 @@
+from fastworker.core.machine import Machine
+
+class Events(Machine): ...

@@ -1,0 +1,56 @@
+from collections.abc import Collection, Container, Mapping
+from typing import Any, ClassVar
+
+from distributed.worker_state_machine import Instruction, StateMachineEvent
+
+from fastworker.core.events import Events
+from fastworker.core.records import Record
+from fastworker.core.task import TaskState
+
+class WorkerState(Events):
+    _TRANSITIONS_TABLE: ClassVar[dict[tuple[str, str], str]]
+
+    def handle_stimulus(self, *stims: StateMachineEvent) -> list[Instruction]: ...
+    def compute_task(
+        self,
+        key: Any,
+        run_id: int,
+        priority: tuple[Any, ...] | list[Any],
+        run_spec: Any,
+        who_has: Mapping[Any, Collection[str]] | None,
+        nbytes: Mapping[Any, int] | None,
+        resource_restrictions: dict[str, float] | None,
+        actor: bool,
+        annotations: dict[str, Any] | None,
+        span_id: str | None,
+        stimulus_id: str,
+    ) -> list[Record]: ...
+    def task_done(
+        self,
+        key: Any,
+        run_id: int,
+        value: Any,
+        start: float,
+        stop: float,
+        nbytes: int,
+        type: type,
+        stimulus_id: str,
+    ) -> list[Record]: ...
+    def data_arrived(
+        self, worker: str, total_nbytes: int, data: Mapping[Any, Any], stimulus_id: str
+    ) -> list[Record]: ...
+    def free_keys(self, keys: Collection[Any], stimulus_id: str) -> list[Record]: ...
+    @property
+    def executing_count(self) -> int: ...
+    @property
+    def all_running_tasks(self) -> set[TaskState]: ...
+    @property
+    def in_flight_tasks_count(self) -> int: ...
+    @property
+    def transfer_incoming_count(self) -> int: ...
+    def _update_who_has(self, who_has: Mapping[Any, Collection[str]]) -> None: ...
+    def story(self, *keys_or_tasks_or_stimuli: Any) -> list[tuple[Any, ...]]: ...
+    def stimulus_story(self, *keys_or_tasks: Any) -> list[StateMachineEvent]: ...
+    def validate_task(self, ts: TaskState) -> None: ...
+    def validate_state(self) -> None: ...
+    def _to_dict(self, *, exclude: Container[str] = ()) -> dict[str, Any]: ...

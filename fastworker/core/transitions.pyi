@@ -1,0 +1,1 @@
+TRANSITIONS: frozenset[tuple[str, str]]
