@@ -2,16 +2,196 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Any
 
+import dask
 import distributed
+from distributed.comm import Comm
+from distributed.core import Status
+from distributed.worker import fail_hard
+from distributed.worker_state_machine import (
+    ComputeTaskEvent,
+    Execute,
+    GatherDep,
+    Instruction,
+    RetryBusyWorkerLater,
+    SendMessageToScheduler,
+    StateMachineEvent,
+)
 
 from fastworker.core import WorkerState
+from fastworker.shutdown import shutdown
+from fastworker.stream import SchedulerStream, UnloadableTask
+from fastworker.verbs import Verbs
+from fastworker.views import StateViews
+
+__all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
+
+logger = logging.getLogger("distributed.worker")
+
+#: Where a worker looks for a scheduler if nobody says anything else.
+DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
+
+#: How many keys of a transfer to spell out in the name of its asyncio task, and in how many
+#: characters, when the worker validates itself.
+NAMED_KEYS = 27
+NAMED_KEYS_CHARS = 80
 
 
-class Worker(distributed.Worker):
-    """``distributed.Worker`` on fastworker's native task state machine."""
+class Worker(Verbs, StateViews, distributed.Worker):
+    """``distributed.Worker`` on fastworker's native task state machine.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Takes what ``distributed.Worker`` takes. With no address at all - neither an argument, nor a
+    scheduler file, nor ``scheduler-address`` in the Dask configuration - it joins the scheduler
+    at port 8786 of this machine.
+    """
+
+    def __init__(
+        self,
+        scheduler_ip: str | None = None,
+        scheduler_port: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (
+            scheduler_ip is None
+            and not kwargs.get("scheduler_file")
+            and not dask.config.get("scheduler-address", None)
+        ):
+            scheduler_ip = DEFAULT_SCHEDULER if scheduler_port is None else "127.0.0.1"
         kwargs.setdefault("WorkerStateClass", WorkerState)
-        super().__init__(*args, **kwargs)
+        super().__init__(scheduler_ip, scheduler_port, **kwargs)
+        self.stream_handlers["compute-task"] = self._handle_compute_task
+
+    async def register(self) -> None:
+        """Join the scheduler, starting the worker if need be; does nothing if it has joined.
+
+        Raises RuntimeError if the worker is closed: a worker joins once in its life.
+        """
+        if self.status in (Status.closing, Status.closed, Status.failed):
+            raise RuntimeError(f"{self!r} cannot register: it is {self.status.name}")
+        await self.start()
+
+    async def close(
+        self,
+        timeout: float = 30,
+        executor_wait: bool = True,
+        nanny: bool = True,
+        reason: str = "worker-close",
+        report: bool = True,
+    ) -> str | None:
+        """Leave the cluster and free everything the worker holds.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for each of: tasks on the event loop, the stream, each executor.
+        executor_wait
+            Whether to wait for the threads that run tasks.
+        nanny
+            Whether to close the worker's nanny too; it would start a new worker otherwise.
+        reason
+            For the logs.
+        report
+            If False, leave without a word: the scheduler finds out from the closed connection,
+            and messages that have not been sent yet are dropped.
+
+        Returns
+        -------
+        "OK", or None if the worker was closing already.
+        """
+        if not report and self.status not in (Status.closing, Status.closed, Status.failed):
+            self.batched_stream.abort()
+        result: str | None = await super().close(
+            timeout=timeout, executor_wait=executor_wait, nanny=nanny, reason=reason
+        )
+        return result
+
+    # From the scheduler
+
+    async def handle_scheduler(self, comm: Comm) -> None:
+        """Work off the scheduler's stream until it ends, then close."""
+        await super().handle_scheduler(SchedulerStream(comm))
+
+    def _handle_compute_task(self, **message: Any) -> None:
+        task = message["run_spec"]
+        if type(task) is not UnloadableTask:
+            self.handle_stimulus(ComputeTaskEvent(**message))
+            return
+        known = self.state.tasks.get(message["key"])
+        if known is not None and known.state in NEEDS_NO_RUN_SPEC:
+            # The machine has what it needs to run the task, or has run it already.
+            self.handle_stimulus(ComputeTaskEvent(**{**message, "run_spec": None}))
+        else:
+            self._report_unloadable(
+                message["key"],
+                message["run_id"],
+                task.error,
+                task.message,
+                stimulus_id=message["stimulus_id"],
+            )
+
+    # Stimuli in, instructions out
+
+    @fail_hard  # type: ignore[untyped-decorator]
+    def handle_stimulus(self, *stims: StateMachineEvent) -> None:
+        """Let the state machine handle events, and carry out what it decides."""
+        try:
+            self._follow(self.state.handle_stimulus(*stims))
+        except Exception as error:
+            self._report_broken_state(error)
+            raise
+
+    def _report_broken_state(self, error: Exception) -> None:
+        """Tell the scheduler's event log about an error that says which task went wrong."""
+        if hasattr(error, "to_event"):
+            topic, message = error.to_event()
+            self.log_event(topic, message)
+
+    def _follow(self, instructions: Iterable[Instruction]) -> None:
+        """Carry out the state machine's instructions, in order.
+
+        Messages go to the scheduler's stream. The rest become asyncio tasks, each of which ends
+        with an event that goes back to the state machine.
+        """
+        for instruction in instructions:
+            if isinstance(instruction, SendMessageToScheduler):
+                self.batched_send(instruction.to_dict())
+            elif isinstance(instruction, Execute):
+                self._start_async_instruction(
+                    f"execute({instruction.key!r})",
+                    self.execute,
+                    instruction.key,
+                    span_id=self.state.tasks[instruction.key].span_id,
+                    stimulus_id=instruction.stimulus_id,
+                )
+            elif isinstance(instruction, GatherDep):
+                self._start_async_instruction(
+                    f"gather_dep({instruction.worker}, {{{self._name_keys(instruction)}}})",
+                    self.gather_dep,
+                    instruction.worker,
+                    instruction.to_gather,
+                    total_nbytes=instruction.total_nbytes,
+                    stimulus_id=instruction.stimulus_id,
+                )
+            elif isinstance(instruction, RetryBusyWorkerLater):
+                self._start_async_instruction(
+                    f"retry_busy_worker_later({instruction.worker})",
+                    self.retry_busy_worker_later,
+                    instruction.worker,
+                )
+            else:
+                raise TypeError(f"not an instruction of the state machine: {instruction!r}")
+
+    def _name_keys(self, gather: GatherDep) -> str:
+        if not self.debug:
+            return "..."
+        names = ", ".join(str(key) for key in list(gather.to_gather)[:NAMED_KEYS])
+        return names if len(names) <= NAMED_KEYS_CHARS else names[: NAMED_KEYS_CHARS - 3] + "..."
+
+
+#: In these states a task has been given its run_spec, or has no need of one any more.
+NEEDS_NO_RUN_SPEC = frozenset(
+    {"constrained", "executing", "long-running", "memory", "ready", "waiting"}
+)

@@ -21,6 +21,10 @@ from distributed.worker_state_machine import (
 from fastworker.core.records import to_instructions
 from fastworker.core.validation import validate_task
 
+cdef extern from "Python.h":
+    int Py_EnterRecursiveCall(const char* where) except -1
+    void Py_LeaveRecursiveCall()
+
 logger = logging.getLogger("distributed.worker.state_machine")
 
 cdef object NO_HOOK = WorkerPlugin.transition  # what a plugin has that does not want to know
@@ -110,10 +114,15 @@ cdef class Machine(Planner):
             if self.hooks is not None:
                 self.notify_plugins(ts.key, start, finish)
         elif start != RELEASED and finish != RELEASED:
+            # A cancelled task that is still busy does not get to released: without a bound, a
+            # recommendation that it cannot follow would come back here for ever
+            Py_EnterRecursiveCall(" in a transition by way of released")
             try:
                 self.by_way_of_released(ts, finish, args, stimulus_id, recs, records)
             except (InvalidTransition, RecommendationsConflict) as e:
                 raise self.invalid(InvalidTransition, ts, start, finish) from e
+            finally:
+                Py_LeaveRecursiveCall()
         else:
             raise self.invalid(InvalidTransition, ts, start, finish)
         return self.write_transition(ts, start, finish, recs, stimulus_id)
