@@ -1,9 +1,11 @@
 """Builds the compiled modules; everything else about the package is in pyproject.toml.
 
-Two environment variables change how they are compiled:
+Environment variables change how they are compiled:
 
 ``FASTWORKER_DEBUG=1``
     Keep C assertions, bounds checks and debug symbols; do not optimise.
+``FASTWORKER_SANITIZE=1``
+    The same, with AddressSanitizer and UndefinedBehaviorSanitizer; see ci/sanitize.
 ``FASTWORKER_WERROR=1``
     A compiler warning fails the build (set in CI).
 """
@@ -14,9 +16,16 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-DEBUG = os.environ.get("FASTWORKER_DEBUG") == "1"
+SANITIZE = os.environ.get("FASTWORKER_SANITIZE") == "1"
+DEBUG = SANITIZE or os.environ.get("FASTWORKER_DEBUG") == "1"
 
 cflags = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
+if SANITIZE:
+    sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    # Cython compares and hands on pointers that may be NULL; what else is undefined is an error
+    cflags += ["-O1", *sanitizers, "-fno-sanitize-recover=undefined"]
+else:
+    sanitizers = []
 cflags += ["-Wall", "-Wextra"]
 # Cython's own generated helpers, not our code, trip these two.
 cflags += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
@@ -29,6 +38,7 @@ extensions = [
         ".".join(path.with_suffix("").parts),
         [path.as_posix()],
         extra_compile_args=cflags,
+        extra_link_args=sanitizers,
     )
     for path in sources
 ]
