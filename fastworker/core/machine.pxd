@@ -6,10 +6,14 @@ from fastworker.core.task cimport TaskState
 
 
 cdef class Machine(Planner):
+    cdef bint overridden  # a subclass in Python has a `_transition` of its own
     cdef Recs spare, other_spare  # empty ones that have memory; None while in use
 
     cdef int follow(self, Recs recs, object stimulus_id, list records) except -1
     cdef int exhaust(self, Recs recs, object stimulus_id, list records) except -1
+    cdef int step(
+        self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records
+    ) except -1
     cdef int transition(
         self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records
     ) except -1

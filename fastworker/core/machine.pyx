@@ -33,6 +33,9 @@ cdef object NO_HOOK = WorkerPlugin.transition  # what a plugin has that does not
 cdef class Machine(Planner):
     """Adds the transitions."""
 
+    def __cinit__(self, *args, **kwargs):
+        self.overridden = type(self)._transition is not Machine._transition
+
     cdef int begin(self) except -1:
         """Before each event."""
         self.now = wall_clock()
@@ -72,7 +75,7 @@ cdef class Machine(Planner):
             finish = recs.last_finish()
             args = recs.take_last()
             self.touch(ts)
-            self.transition(ts, finish, args, stimulus_id, more, records)
+            self.step(ts, finish, args, stimulus_id, more, records)
             if more.n:
                 recs.absorb(more)
         self.give_recs(more)
@@ -95,6 +98,18 @@ cdef class Machine(Planner):
             self.spare = recs
         else:
             self.other_spare = recs
+
+    cdef int step(
+        self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records
+    ) except -1:
+        """One recommendation, through the `_transition` of a subclass if it has one."""
+        if not self.overridden:
+            return self.transition(ts, finish, args, stimulus_id, recs, records)
+        recommended, instructions = self._transition(
+            ts, state_name(finish), *(args or ()), stimulus_id=stimulus_id
+        )
+        records.extend(instructions)
+        return recs.absorb(from_named(recommended))
 
     cdef int transition(
         self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records
@@ -139,7 +154,7 @@ cdef class Machine(Planner):
         cdef Py_ssize_t i
         cdef int step
         cdef tuple step_args
-        self.transition(ts, RELEASED, None, stimulus_id, recs, records)
+        self.step(ts, RELEASED, None, stimulus_id, recs, records)
         while True:
             i = recs.find(ts)
             if i < 0:
@@ -148,9 +163,9 @@ cdef class Machine(Planner):
             step_args = recs.take_at(i)
             # The way ends at `finish`: being forgotten is not on it
             if step != FORGOTTEN:
-                self.transition(ts, step, step_args, stimulus_id, more, records)
+                self.step(ts, step, step_args, stimulus_id, more, records)
                 recs.merge(more)
-        self.transition(ts, finish, args, stimulus_id, more, records)
+        self.step(ts, finish, args, stimulus_id, more, records)
         return recs.merge(more)
 
     cdef int write_transition(
@@ -220,7 +235,7 @@ cdef class Machine(Planner):
         return to_instructions(records)
 
     def _transition(self, TaskState ts not None, finish, *args, stimulus_id):
-        """Carry out one transition and nothing that it leads to.
+        """Carry out one transition and nothing that it leads to. A subclass may override it.
 
         Returns
         -------

@@ -41,6 +41,12 @@ def require(ok: object, *what: object) -> None:
         raise AssertionError(*what)
 
 
+def require_of(ws: WorkerState, key: object, ok: object) -> None:
+    """The same, with the story of a task or key, which takes long to put together."""
+    if not ok:
+        raise AssertionError(ws.story(key))
+
+
 def holds(ws: WorkerState, ts: TaskState) -> bool:
     return ts.key in ws.data or ts.key in ws.actors
 
@@ -183,7 +189,7 @@ def validate_state(ws: WorkerState) -> None:
     check_links(ws)
     check_collections(ws)
     for key in chain(ws.data, ws.actors):
-        require(key in ws.tasks, ws.story(key))
+        require_of(ws, key, key in ws.tasks)
     expected = sum(ws.tasks[key].nbytes or 0 for key in chain(ws.data, ws.actors))
     require(ws.nbytes == expected, f"nbytes is {ws.nbytes}; the values add up to {expected}")
     for ts in ws.tasks.values():
@@ -203,14 +209,14 @@ def check_links(ws: WorkerState) -> None:
             require(ts.key in ws.has_what[worker], ts, worker)
         for dep in ts.dependencies:
             require(ws.tasks[dep.key] is dep, ts, dep)
-            require(ts in dep.dependents, ws.story(ts))
+            require_of(ws, ts, ts in dep.dependents)
         for dep in ts.waiting_for_data:
             require(ws.tasks[dep.key] is dep, ts, dep)
-            require(dep.state in AWAITED, ws.story(dep))
+            require_of(ws, dep, dep.state in AWAITED)
     for worker, keys in ws.has_what.items():
         require(worker != ws.address)
         for key in keys:
-            require(key in ws.tasks, ws.story(key))
+            require_of(ws, key, key in ws.tasks)
             require(worker in ws.tasks[key].who_has, key, worker)
 
 
@@ -233,7 +239,7 @@ def check_collections(ws: WorkerState) -> None:
         (ws.in_flight_tasks, "flight"),
     ):
         for ts in tasks:
-            require(state in (ts.state, ts.previous), ws.story(ts))
+            require_of(ws, ts, state in (ts.state, ts.previous))
             require(ws.tasks[ts.key] is ts, f"{ts} is not {ws.tasks.get(ts.key)}")
 
 
