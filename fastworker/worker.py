@@ -8,22 +8,25 @@ from typing import Any
 
 import dask
 import distributed
+from dask.typing import Key
 from distributed.comm import Comm
 from distributed.core import Status
-from distributed.worker import fail_hard
+from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
     Execute,
     GatherDep,
     Instruction,
+    RemoveReplicasEvent,
     RetryBusyWorkerLater,
     SendMessageToScheduler,
     StateMachineEvent,
 )
 
 from fastworker.core import WorkerState
-from fastworker.shutdown import shutdown
+from fastworker.steering import users
 from fastworker.stream import SchedulerStream, UnloadableTask
+from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
 from fastworker.views import StateViews
 
@@ -33,6 +36,9 @@ logger = logging.getLogger("distributed.worker")
 
 #: Where a worker looks for a scheduler if nobody says anything else.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
+
+#: Seconds after which to try again to drop data that was in use.
+REMOVE_AGAIN_AFTER = 0.5
 
 #: How many keys of a transfer to spell out in the name of its asyncio task, and in how many
 #: characters, when the worker validates itself.
@@ -63,6 +69,7 @@ class Worker(Verbs, StateViews, distributed.Worker):
         kwargs.setdefault("WorkerStateClass", WorkerState)
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
         self.stream_handlers["compute-task"] = self._handle_compute_task
+        self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
 
     async def register(self) -> None:
         """Join the scheduler, starting the worker if need be; does nothing if it has joined.
@@ -130,6 +137,26 @@ class Worker(Verbs, StateViews, distributed.Worker):
                 task.error,
                 task.message,
                 stimulus_id=message["stimulus_id"],
+            )
+
+    def _handle_remove_replicas(self, keys: Iterable[Key], stimulus_id: str) -> None:
+        """Drop data that the scheduler has no use for, but not from under a task.
+
+        The scheduler does not ask for an input of a task that it has given to this worker; of
+        tasks that were added by hand it cannot know. Their inputs go when they are done.
+        """
+        if self.status not in WORKER_ANY_RUNNING:
+            return
+        in_use: list[Key] = []
+        free: list[Key] = []
+        for key in keys:
+            ts = self.state.tasks.get(key)
+            (in_use if ts is not None and users(ts) else free).append(key)
+        if free:
+            self.handle_stimulus(RemoveReplicasEvent(keys=free, stimulus_id=stimulus_id))
+        if in_use:
+            self.loop.call_later(
+                REMOVE_AGAIN_AFTER, self._handle_remove_replicas, in_use, stimulus_id
             )
 
     # Stimuli in, instructions out

@@ -105,8 +105,9 @@ cdef class Machine(Planner):
         """One recommendation, through the `_transition` of a subclass if it has one."""
         if not self.overridden:
             return self.transition(ts, finish, args, stimulus_id, recs, records)
+        name = state_name(finish)
         recommended, instructions = self._transition(
-            ts, state_name(finish), *(args or ()), stimulus_id=stimulus_id
+            ts, name if args is None else (name, *args), stimulus_id=stimulus_id
         )
         records.extend(instructions)
         return recs.absorb(from_named(recommended))
