@@ -165,7 +165,9 @@ cdef int to_memory(
         for dep in ts.dependents_:
             if dep.waiting_for_data_ is not None:
                 dep.waiting_for_data_.discard(ts)
-            if dep.state_ == WAITING and not dep.waiting_for_data_:
+                if not dep.waiting_for_data_:
+                    dep.waiting_for_data_ = None  # an empty set takes more than a whole task
+            if dep.state_ == WAITING and dep.waiting_for_data_ is None:
                 recs.put(dep, READY)
 
     m.log.write(PUT_IN_MEMORY, key, None, stimulus_id, m.now)
