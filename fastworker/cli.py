@@ -1,0 +1,168 @@
+"""The ``fastworker`` command: ``dask worker`` with another default, and ``fastworker demo``.
+
+The options are read off distributed's own command when this one starts, so that both always
+take the same ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from fastworker._version import __version__
+
+logger = logging.getLogger(__name__)
+
+WORKER_CLASS = "fastworker.Worker"
+
+EPILOG = "'fastworker demo' starts a small cluster on this machine and shows it at work."
+
+
+def worker_command() -> click.Command:
+    """The command that starts workers, made from distributed's."""
+    from distributed.cli.dask_worker import main as stock
+
+    params = [_adapted(param) for param in stock.params if param.name != "version"]
+    command = click.Command(
+        name="fastworker",
+        params=params,
+        callback=_start_workers(stock.callback),
+        help="Start fastworker workers that join a Dask scheduler.",
+        epilog=EPILOG,
+        context_settings=stock.context_settings,
+    )
+    return click.version_option(__version__, prog_name="fastworker")(command)
+
+
+def _adapted(param: click.Parameter) -> click.Parameter:
+    if param.name != "worker_class":
+        return param
+    param = copy.copy(param)
+    param.default = WORKER_CLASS
+    return param
+
+
+def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
+    """Distributed's way of starting workers, with a line for an error that a user can make."""
+
+    @functools.wraps(start)
+    def start_workers(**options: Any) -> None:
+        _check_scheduler(options)
+        _check_values(options)
+        try:
+            start(**options)
+        except (OSError, ValueError) as error:
+            logger.debug("Could not start", exc_info=True)
+            raise click.ClickException(str(error)) from error
+        except RuntimeError as error:
+            # "Worker failed to start": what matters is why.
+            if error.__cause__ is None:
+                raise
+            logger.debug("Could not start", exc_info=True)
+            raise click.ClickException(_with_causes(error)) from error
+
+    return start_workers
+
+
+def _check_scheduler(options: dict[str, Any]) -> None:
+    """A scheduler must be named, and its address must make sense. Whether it is there, and even
+    whether its host is known, may change while the worker waits for it."""
+    import dask
+    from distributed.comm import get_address_host_port
+    from distributed.comm.registry import backends, get_backend
+
+    if options["scheduler_file"] and not options["scheduler"]:
+        return
+    address = options["scheduler"] or dask.config.get("scheduler-address", None)
+    if not address:
+        raise click.ClickException(
+            "no scheduler given; name one like 'fastworker tcp://10.0.0.1:8786', "
+            "or use --scheduler-file"
+        )
+    example = "expected one like tcp://10.0.0.1:8786"
+    if any(letter.isspace() for letter in address):
+        raise click.ClickException(f"{address!r} is no address of a scheduler; {example}")
+    scheme = address.partition("://")[0] if "://" in address else None
+    try:
+        if scheme is not None:
+            get_backend(scheme)
+        host, _ = get_address_host_port(address)
+    except ValueError as error:
+        if scheme in backends and scheme == "inproc":
+            return
+        raise click.ClickException(
+            f"{address!r} is no address of a scheduler ({error}); {example}"
+        ) from error
+    if not host:
+        raise click.ClickException(f"{address!r} names no host; {example}")
+
+
+def _check_values(options: dict[str, Any]) -> None:
+    """Name the option where distributed would only say what Python makes of its value."""
+    from distributed.utils import import_term, parse_ports
+
+    parsers: dict[str, Callable[[str], object]] = {
+        "worker_class": import_term,
+        "n_workers": lambda text: text == "auto" or int(text),
+        "worker_port": parse_ports,
+        "nanny_port": parse_ports,
+        "resources": _parse_resources,
+        "death_timeout": _parse_time,
+        "lifetime": _parse_time,
+        "lifetime_stagger": _parse_time,
+    }
+    for name, parse in parsers.items():
+        value = options.get(name)
+        if value in (None, ""):
+            continue
+        try:
+            parse(value)
+        except (ImportError, AttributeError, ValueError) as error:
+            option = "nworkers" if name == "n_workers" else name.replace("_", "-")
+            raise click.ClickException(f"--{option} {value}: {error}") from error
+
+
+def _parse_time(text: str) -> None:
+    from dask.utils import parse_timedelta
+
+    try:
+        parse_timedelta(text)
+    except (KeyError, ValueError):
+        raise ValueError("expected a time like 30, '30s' or '1 hour'") from None
+
+
+def _parse_resources(text: str) -> None:
+    for pair in text.replace(",", " ").split():
+        _, equals, amount = pair.partition("=")
+        if not equals:
+            raise ValueError(f"expected pairs like GPU=2, got {pair!r}")
+        float(amount)
+
+
+def _with_causes(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(str(error) or type(error).__name__)
+        error = error.__cause__
+    return " ".join(texts)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command. ``args`` are those after its name; by default, those of the process."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args and args[0] == "demo":
+        from fastworker.demo import demo_command
+
+        demo_command.main(args=args[1:], prog_name="fastworker demo")
+    else:
+        worker_command().main(args=args, prog_name="fastworker")
+
+
+if __name__ == "__main__":
+    main()

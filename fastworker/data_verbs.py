@@ -1,0 +1,270 @@
+"""Verbs on data: hand it out, take it in, drop it, fetch it from peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask.typing import Key
+from distributed.comm import Comm
+from distributed.core import ConnectionPool
+from distributed.utils_comm import gather_from_workers
+from distributed.worker_state_machine import (
+    AcquireReplicasEvent,
+    AddKeysMsg,
+    RefreshWhoHasEvent,
+    ReleaseWorkerDataMsg,
+    RemoveReplicasEvent,
+    RequestRefreshWhoHasMsg,
+    StateMachineEvent,
+)
+
+from fastworker import checks
+from fastworker.steering import Steering, new_stimulus_id
+from fastworker.views import by_priority
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from fastworker.core import TaskState
+
+#: Keys whose data is not here and that may be fetched.
+FETCHABLE = frozenset({"error", "fetch", "missing", "released"})
+
+
+class DataVerbs(Steering):
+    """A mixin of ``fastworker.Worker``."""
+
+    if TYPE_CHECKING:
+        data: MutableMapping[Key, Any]
+        rpc: ConnectionPool
+
+    def get_data(
+        self,
+        comm: Any = None,
+        keys: Any = (),
+        who: str | None = None,
+        serializers: list[str] | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Hand out data.
+
+        With a ``Comm``, as for the RPC: send it to the peer ``who``, or answer that the worker is
+        busy. Without one, ``await worker.get_data(keys)`` gives ``{key: value}``, and raises
+        KeyError for a key whose data is not here.
+        """
+        if isinstance(comm, Comm):
+            sending: Coroutine[Any, Any, Any] = super().get_data(  # type: ignore[misc]
+                comm, keys, who, serializers
+            )
+            return sending
+        return self._read_data(keys if comm is None else comm)
+
+    async def _read_data(self, keys: Any) -> dict[Key, Any]:
+        keys = checks.some_keys(keys)
+        self._check_held(keys)
+        return {key: self.data[key] for key in keys}
+
+    def _check_held(self, keys: Iterable[Key]) -> None:
+        absent = [key for key in keys if key not in self.data]
+        if absent:
+            raise KeyError(f"no data of {absent} on {self.address}")
+
+    def get_keys(self) -> list[Key]:
+        """The keys whose data is here."""
+        return list(self.data)
+
+    def update_data(
+        self,
+        data: Mapping[Key, Any],
+        stimulus_id: str | bool | None = None,
+        report: bool = False,
+    ) -> dict[str, Any]:
+        """Take in data that did not come from a task; what ``scatter`` does on a worker.
+
+        Parameters
+        ----------
+        stimulus_id
+            Names the call in logs. A bool in its place is taken for ``report``.
+        report
+            Whether to tell the scheduler that the data is here. It has data removed that it does
+            not know of from elsewhere.
+
+        Returns
+        -------
+        ``{"nbytes": {key: size}, "status": "OK"}``
+        """
+        if isinstance(stimulus_id, bool):
+            report, stimulus_id = stimulus_id, None
+        if not isinstance(data, Mapping):
+            raise TypeError(f"data must map keys to values, got {data!r:.200}")
+        for key in data:
+            checks.a_key(key)
+        stimulus_id = stimulus_id or new_stimulus_id("update-data")
+        answer: dict[str, Any] = super().update_data(data, stimulus_id)  # type: ignore[misc]
+        if report:
+            self._follow([AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
+        return answer
+
+    def delete_data(self, keys: Collection[Key], report: bool = True) -> dict[str, str]:
+        """Drop data; the scheduler is told unless it is not to be.
+
+        Returns ``{"status": "OK"}``. Raises KeyError if some of it is not here, ValueError if
+        tasks that are yet to run here need it.
+        """
+        self._check_usable()
+        wanted = checks.some_keys(keys)
+        self._check_held(wanted)
+        for key in wanted:
+            self._check_unused(self._known(key))
+        event = RemoveReplicasEvent(keys=wanted, stimulus_id=new_stimulus_id("delete-data"))
+        self._drive(
+            lambda: [
+                instruction
+                for instruction in self.state.handle_stimulus(event)
+                if report or not isinstance(instruction, ReleaseWorkerDataMsg)
+            ]
+        )
+        return {"status": "OK"}
+
+    def ensure_communicating(self) -> None:
+        """Ask peers for the data that is needed, as far as the limits on transfers allow."""
+        self._check_usable()
+        stimulus_id = new_stimulus_id("ensure-communicating")
+        # The state machine looks for data to fetch at the end of every round of transitions.
+        self._drive(lambda: self.state._transitions({}, stimulus_id=stimulus_id))
+
+    def gather_dep(
+        self,
+        worker: str,
+        to_gather: Any,
+        total_nbytes: Any = None,
+        *,
+        deps: Collection[Key] = (),
+        stimulus_id: str | None = None,
+    ) -> Coroutine[Any, Any, StateMachineEvent | None]:
+        """Fetch data from a peer.
+
+        The state machine calls it with ``to_gather``, ``total_nbytes`` and ``stimulus_id``, and
+        gets back the event that says how it went.
+
+        By hand it is ``await worker.gather_dep(address, dep, deps)``: the state machine is told
+        that ``address`` holds ``dep`` and ``deps``, and to fetch them from there. Returns, once
+        the transfer has ended, the event that ended it; None if there was none, because the data
+        is here or because it has to queue. Raises KeyError for an unknown key, ValueError for a
+        key that is to be run here or is on its way already.
+        """
+        if stimulus_id is not None:
+            transfer: Coroutine[Any, Any, StateMachineEvent] = super().gather_dep(  # type: ignore[misc]
+                worker, to_gather, total_nbytes, stimulus_id=stimulus_id
+            )
+            return transfer
+        if total_nbytes is not None and not isinstance(total_nbytes, int):
+            deps = total_nbytes
+        return self._gather_now(worker, to_gather, deps)
+
+    async def _gather_now(
+        self, worker: str, dep: Key | Collection[Key], deps: Collection[Key]
+    ) -> StateMachineEvent | None:
+        self._check_usable()
+        if checks.an_address(worker) == self.address:
+            raise ValueError(f"{worker} is this worker itself")
+        first = list(dep) if isinstance(dep, (list, set, frozenset)) else [dep]
+        wanted = []
+        for key in checks.some_keys([*first, *checks.some_keys(deps)]):
+            ts = self._known(key)
+            if ts.state in FETCHABLE:
+                wanted.append(ts)
+            elif ts.state != "memory":
+                raise ValueError(f"{key!r} cannot be fetched: it is {ts.state} here")
+        if not wanted:
+            return None
+        before = set(self._async_instructions)
+        self.handle_stimulus(
+            AcquireReplicasEvent(
+                who_has={ts.key: [worker] for ts in wanted},
+                nbytes={ts.key: ts.get_nbytes() for ts in wanted},
+                stimulus_id=new_stimulus_id("gather-dep"),
+            )
+        )
+        name = f"gather_dep({worker}, "
+        for transfer in self._async_instructions - before:
+            if transfer.get_name().startswith(name):
+                return await asyncio.shield(transfer)
+        return None
+
+    def handle_missing_dep(self, deps: Collection[Key]) -> None:
+        """Ask the scheduler who holds these keys; they are fetched once it has answered.
+
+        Raises KeyError for an unknown key, ValueError for one whose data is here.
+        """
+        self._check_usable()
+        keys = checks.some_keys(deps)
+        for key in keys:
+            if self._known(key).state == "memory":
+                raise ValueError(f"{key!r} is not missing: its data is here")
+        if keys:
+            stimulus_id = new_stimulus_id("handle-missing-dep")
+            self._follow([RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
+
+    def update_who_has(self, who_has: Mapping[Key, Collection[str]]) -> None:
+        """Replace what is known of the holders of these keys.
+
+        Missing data that has a holder now is fetched; data that was to be fetched and has no
+        holder any more goes missing. Raises KeyError for an unknown key.
+        """
+        self._check_usable()
+        holders = checks.holders(who_has)
+        for key in holders:
+            self._known(key)
+        stimulus_id = new_stimulus_id("update-who-has")
+        self.handle_stimulus(RefreshWhoHasEvent(who_has=holders, stimulus_id=stimulus_id))
+
+    def select_keys_for_gather(self, worker: str, dep: Key) -> tuple[list[Key], int]:
+        """What would be fetched together with ``dep`` if ``worker`` were asked for it now.
+
+        Nothing is fetched. Returns the keys, ``dep`` first and the rest by priority, and their
+        total size in bytes. Raises KeyError for an unknown key, ValueError if ``worker`` is not
+        known to hold it.
+        """
+        ts = self._known(dep)
+        if checks.an_address(worker) not in ts.who_has:
+            raise ValueError(f"{worker} is not known to hold {dep!r}")
+        state = self.state
+        limit = min(
+            state.transfer_message_bytes_limit,
+            state.transfer_incoming_bytes_limit - state.transfer_incoming_bytes,
+        )
+        selected: list[TaskState] = [ts]
+        total: int = ts.get_nbytes()
+        for other in by_priority(state.data_needed.get(worker, ())):
+            if other is ts:
+                continue
+            if total + other.get_nbytes() > limit:
+                break
+            selected.append(other)
+            total += other.get_nbytes()
+        return [each.key for each in selected], total
+
+    async def gather_from_workers(
+        self, who_has: Mapping[Key, Collection[str]], pool: ConnectionPool | None = None
+    ) -> tuple[dict[Key, Any], list[Key], list[Key], list[str]]:
+        """Get data from peers, past the state machine: it is given back and not stored.
+
+        Parameters
+        ----------
+        who_has
+            ``{key: addresses of its holders}``
+        pool
+            Connections to use; by default the worker's own.
+
+        Returns
+        -------
+        ``{key: value}``; the keys that no holder had; the keys that failed otherwise, for
+        instance to unpickle; the addresses that did not answer.
+        """
+        holders = checks.holders(who_has)
+        data, missing, failed, gone = await gather_from_workers(
+            holders, rpc=self.rpc if pool is None else pool, who=self.address
+        )
+        return data, missing, failed, gone

@@ -1,0 +1,245 @@
+"""Taking a task from one state to another by hand.
+
+The state machine has transitions that only it can start: they follow from a thread or a transfer
+that became free, or from one that ended. Asked for by hand, such a move is made the way the
+machine would make it, or refused; a move that would leave the machine's books wrong never is
+made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask.typing import Key
+from distributed.core import error_message
+from distributed.metrics import time
+from distributed.worker_state_machine import (
+    InvalidTransition,
+    RefreshWhoHasEvent,
+    RescheduleMsg,
+    SecedeEvent,
+)
+
+from fastworker import checks
+from fastworker.steering import BUSY, Steering, new_stimulus_id, wanted_here
+from fastworker.views import DEPENDENCY_STATES, TRANSITIONS
+
+if TYPE_CHECKING:
+    from fastworker.core import TaskState
+
+NOTHING = object()
+
+
+class Moves(Steering):
+    """A mixin of ``fastworker.Worker``."""
+
+    if TYPE_CHECKING:
+
+        def ensure_computing(self) -> None: ...
+        def ensure_communicating(self) -> None: ...
+        def put_key_in_memory(self, key: Key, value: Any) -> None: ...
+
+    def transition(
+        self,
+        key: Key,
+        finish_state: str,
+        *,
+        value: Any = NOTHING,
+        exception: BaseException | None = None,
+        compute_duration: float | None = None,
+    ) -> None:
+        """Take a task to another state, with all that follows from it.
+
+        Does nothing if it is in that state already. The scheduler hears of it as it does when
+        the same comes about by itself; a task that was to run here and no longer is, it is asked
+        to have run again.
+
+        Parameters
+        ----------
+        finish_state
+            Where to take it; see ``Worker.transitions`` for what is possible from where. Other
+            moves go through "released", if they can.
+        value
+            For "memory": the result. Required.
+        exception
+            For "error": what went wrong. Required.
+        compute_duration
+            For "long-running": seconds that the task has run; by default, since it started.
+
+        Raises
+        ------
+        KeyError
+            The worker does not know the key.
+        ValueError
+            There is no such state, or the task cannot go there now; the message says why.
+        TypeError
+            ``value`` or ``exception`` is missing.
+        InvalidTransition
+            There is no way from the task's state to that one.
+        """
+        self._check_usable()
+        ts = self._known(key)
+        finish = checks.a_state(finish_state)
+        start = ts.state
+        if start == finish:
+            return
+        if not _connected(start, finish):
+            raise InvalidTransition(key, start, finish, self.state.story(key))
+        if start in BUSY and finish not in _FROM_BUSY.get(start, ()):
+            raise ValueError(f"task {key!r} is {start}; only the end of that can make it {finish}")
+        stimulus_id = new_stimulus_id(f"transition-{finish}")
+        if finish == "memory":
+            if value is NOTHING:
+                raise TypeError("a transition to memory needs the value")
+            self.put_key_in_memory(key, value)
+        elif finish == "error":
+            self._move_to_error(ts, exception, stimulus_id)
+        elif finish == "long-running":
+            self._move_to_long_running(ts, compute_duration, stimulus_id)
+        elif finish == "executing":
+            self._move_to_executing(ts)
+        elif finish == "flight":
+            self._move_to_flight(ts)
+        elif finish in ("released", "rescheduled"):
+            self._check_unused(ts)
+            self._release([ts], report=True, stimulus_id=stimulus_id)
+        elif finish == "waiting":
+            self._move_to_waiting(ts, stimulus_id)
+        elif finish in ("ready", "constrained"):
+            self._move_to_ready(ts, finish, stimulus_id)
+        elif finish in ("fetch", "missing"):
+            self._move_to_wanted(ts, finish, stimulus_id)
+        else:
+            self._move_to_forgotten(ts, stimulus_id)
+
+    def transition_dep(self, dep: Key, finish_state: str, **details: Any) -> None:
+        """The same for a key that is wanted as an input: it cannot be made to run.
+
+        See ``transition``. Raises ValueError if the key is to be run here, or if the state is not
+        one of an input; see ``Worker.dep_transitions``.
+        """
+        self._check_usable()
+        ts = self._known(dep)
+        if checks.a_state(finish_state) not in DEPENDENCY_STATES:
+            raise ValueError(
+                f"an input is never {finish_state}; expected {', '.join(sorted(DEPENDENCY_STATES))}"
+            )
+        if ts.state not in DEPENDENCY_STATES:
+            raise ValueError(f"task {dep!r} is to be run here, it is {ts.state}; use transition")
+        self.transition(dep, finish_state, **details)
+
+    def _move_to_error(
+        self, ts: TaskState, exception: BaseException | None, stimulus_id: str
+    ) -> None:
+        if not isinstance(exception, BaseException):
+            raise TypeError(f"a transition to error needs the exception; got {exception!r}")
+        if ts.state == "missing":
+            raise ValueError(f"nobody is known to hold {ts.key!r}; that is no error of its own")
+        self._check_unused(ts)
+        try:
+            raise exception
+        except BaseException as error:
+            message = error_message(error)
+        finish = (
+            "error",
+            message["exception"],
+            message["traceback"],
+            message["exception_text"],
+            message["traceback_text"],
+            ts.run_id,
+        )
+        self._recommend(ts, finish, stimulus_id)
+
+    def _move_to_long_running(
+        self, ts: TaskState, compute_duration: float | None, stimulus_id: str
+    ) -> None:
+        if ts.previous == "flight":
+            raise ValueError(f"task {ts.key!r} is being fetched, it does not run")
+        if compute_duration is None:
+            compute_duration = 0.0 if ts.start_time is None else time() - ts.start_time
+        self.handle_stimulus(
+            SecedeEvent(key=ts.key, compute_duration=compute_duration, stimulus_id=stimulus_id)
+        )
+
+    def _move_to_executing(self, ts: TaskState) -> None:
+        self.ensure_computing()
+        if ts.state != "executing":
+            raise ValueError(
+                f"task {ts.key!r} cannot start: every thread is taken, the worker is paused, or "
+                "it lacks resources"
+            )
+
+    def _move_to_flight(self, ts: TaskState) -> None:
+        self.ensure_communicating()
+        if ts.state != "flight":
+            raise ValueError(
+                f"{ts.key!r} cannot be fetched now: its holders are busy or asked already, the "
+                "worker is paused, or too much is on its way"
+            )
+
+    def _move_to_waiting(self, ts: TaskState, stimulus_id: str) -> None:
+        if ts.run_spec is None:
+            raise ValueError(f"{ts.key!r} is data: there is nothing to run")
+        for dep in ts.dependencies:
+            if wanted_here(dep):
+                raise ValueError(f"input {dep.key!r} of {ts.key!r} is {dep.state} here itself")
+            if dep.priority is None and dep.state != "memory":
+                raise ValueError(f"input {dep.key!r} of {ts.key!r} is gone")
+        if ts.state == "memory":
+            self._check_unused(ts)
+        self._recommend(ts, "waiting", stimulus_id)
+
+    def _move_to_ready(self, ts: TaskState, finish: str, stimulus_id: str) -> None:
+        if ts.waiting_for_data:
+            missing = sorted((dep.key for dep in ts.waiting_for_data), key=str)
+            raise ValueError(f"task {ts.key!r} still waits for {missing}")
+        if finish == "constrained" and not ts.resource_restrictions:
+            raise ValueError(f"task {ts.key!r} needs no resources")
+        self._recommend(ts, finish, stimulus_id)
+
+    def _move_to_wanted(self, ts: TaskState, finish: str, stimulus_id: str) -> None:
+        """To fetch or missing."""
+        if ts.state == "memory":
+            self._check_unused(ts)
+        if finish == "fetch":
+            if ts.priority is None:
+                raise ValueError(f"{ts.key!r} has no priority: nothing here ever needed it")
+            if ts.state == "missing" and not ts.who_has:
+                raise ValueError(f"nobody is known to hold {ts.key!r}")
+        rerun = wanted_here(ts)
+        if finish == "missing" and ts.state in ("fetch", "released") and ts.who_has:
+            # Takes it off the lists of the peers first.
+            self.handle_stimulus(RefreshWhoHasEvent(who_has={ts.key: []}, stimulus_id=stimulus_id))
+        if ts.state != finish:
+            self._recommend(ts, finish, stimulus_id)
+        if rerun:
+            self._follow([RescheduleMsg(key=ts.key, stimulus_id=stimulus_id)])
+
+    def _move_to_forgotten(self, ts: TaskState, stimulus_id: str) -> None:
+        if ts.dependents:
+            needing = sorted((dependent.key for dependent in ts.dependents), key=str)
+            raise ValueError(f"{ts.key!r} cannot be forgotten: it is an input of {needing}")
+        rerun = wanted_here(ts)
+        self._recommend(ts, "forgotten", stimulus_id)
+        if rerun:
+            self._follow([RescheduleMsg(key=ts.key, stimulus_id=stimulus_id)])
+
+
+def _connected(start: str, finish: str) -> bool:
+    """Whether the state machine knows a way, directly or through released."""
+    return (start, finish) in TRANSITIONS or (
+        "released" not in (start, finish)
+        and (start, "released") in TRANSITIONS
+        and ("released", finish) in TRANSITIONS
+    )
+
+
+#: Where a task may be taken by hand while it is in the hands of a thread or of a transfer.
+_FROM_BUSY: Mapping[str, frozenset[str]] = {
+    "cancelled": frozenset({"fetch", "long-running", "released", "waiting"}),
+    "executing": frozenset({"fetch", "long-running", "released", "rescheduled"}),
+    "flight": frozenset({"released", "waiting"}),
+    "long-running": frozenset({"fetch", "released", "rescheduled"}),
+    "resumed": frozenset({"fetch", "long-running", "released", "waiting"}),
+}

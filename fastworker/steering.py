@@ -1,0 +1,119 @@
+"""How a call from outside reaches the state machine. What the modules of verbs share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from dask.typing import Key
+from distributed.metrics import time
+from distributed.worker import WORKER_ANY_RUNNING, fail_hard
+from distributed.worker_state_machine import (
+    FreeKeysEvent,
+    Instruction,
+    ReleaseWorkerDataMsg,
+    RescheduleMsg,
+)
+
+from fastworker import checks
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from distributed.core import Status
+    from distributed.worker_state_machine import StateMachineEvent
+
+    from fastworker.core import TaskState, WorkerState
+
+#: A task in one of these states has been given to this worker to run, and has not run yet.
+PROCESSING = frozenset({"constrained", "executing", "long-running", "ready", "waiting"})
+
+#: A task in one of these is in the hands of a thread or of a transfer, whose end will be an
+#: event; until then nobody else may say how it ended.
+BUSY = frozenset({"cancelled", "executing", "flight", "long-running", "resumed"})
+
+
+def new_stimulus_id(verb: str) -> str:
+    """Names one call in the worker's logs and in what it sends to the scheduler."""
+    return f"{verb}-{time()}"
+
+
+def wanted_here(ts: TaskState) -> bool:
+    """Whether the scheduler waits for this worker to run ``ts``."""
+    return ts.state in PROCESSING or (ts.state == "resumed" and ts.next == "waiting")
+
+
+def users(ts: TaskState) -> list[TaskState]:
+    """The tasks to be run on this worker that take ``ts`` as an input."""
+    return [dependent for dependent in ts.dependents if dependent.state in PROCESSING]
+
+
+class Steering:
+    """Access to a worker's state machine, for the mixins of ``fastworker.Worker``."""
+
+    if TYPE_CHECKING:
+        state: WorkerState
+        status: Status
+        address: str
+        thread_id: int
+        _async_instructions: set[asyncio.Task[StateMachineEvent]]
+
+        def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
+        def _follow(self, instructions: Iterable[Instruction]) -> None: ...
+        def _report_broken_state(self, error: Exception) -> None: ...
+
+    def _check_usable(self) -> None:
+        """Raises RuntimeError if the worker is not running, or from another thread than its own."""
+        if self.status not in WORKER_ANY_RUNNING:
+            raise RuntimeError(f"{self!r} is not running")
+        if threading.get_ident() != self.thread_id:
+            raise RuntimeError(
+                f"{self!r} may only be changed from the thread of its event loop; "
+                "from elsewhere use worker.loop.add_callback"
+            )
+
+    def _known(self, key: Key) -> TaskState:
+        """The task of that key. Raises KeyError if the worker knows of none."""
+        ts = self.state.tasks.get(checks.a_key(key))
+        if ts is None:
+            raise KeyError(f"no task {key!r} on {self.address}")
+        return ts
+
+    def _check_unused(self, ts: TaskState, but_for: Iterable[TaskState] = ()) -> None:
+        """Raises ValueError if a task that is yet to run here needs ``ts``."""
+        in_use = [f"{user.key!r} ({user.state})" for user in users(ts) if user not in but_for]
+        if in_use:
+            raise ValueError(f"{ts.key!r} is needed here by {', '.join(in_use)}")
+
+    @fail_hard  # type: ignore[untyped-decorator]
+    def _drive(self, decide: Callable[[], Iterable[Instruction]]) -> None:
+        """Have the state machine decide something, and carry it out.
+
+        As with ``handle_stimulus``, an error in here means that the state can no longer be
+        trusted, and closes the worker.
+        """
+        try:
+            self._follow(decide())
+        except Exception as error:
+            self._report_broken_state(error)
+            raise
+
+    def _recommend(self, ts: TaskState, finish: str | tuple[Any, ...], stimulus_id: str) -> None:
+        """Have the state machine take a task to another state, with all that follows from it."""
+        self._drive(lambda: self.state._transitions({ts: finish}, stimulus_id=stimulus_id))
+
+    def _release(self, tasks: list[TaskState], report: bool, stimulus_id: str) -> None:
+        """Let go of tasks. With ``report``, the scheduler hears of each result that was here, and
+        is asked to have those that have not run yet run again, here or elsewhere."""
+        rerun = [ts.key for ts in tasks if wanted_here(ts)]
+        event = FreeKeysEvent(keys=[ts.key for ts in tasks], stimulus_id=stimulus_id)
+        if report:
+            self.handle_stimulus(event)
+            self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in rerun])
+        else:
+            self._drive(lambda: _without_release_data(self.state.handle_stimulus(event)))
+
+
+def _without_release_data(instructions: Iterable[Instruction]) -> list[Instruction]:
+    return [each for each in instructions if not isinstance(each, ReleaseWorkerDataMsg)]

@@ -1,0 +1,365 @@
+"""Verbs on tasks: take one on, let go of one, run one, say how one went."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask._task_spec import GraphNode
+from dask.typing import Key
+from distributed.core import error_message
+from distributed.metrics import time
+from distributed.worker_state_machine import (
+    RUN_ID_SENTINEL,
+    AddKeysMsg,
+    ComputeTaskEvent,
+    StateMachineEvent,
+    TaskErredMsg,
+    UpdateDataEvent,
+)
+
+from fastworker import checks, tasks
+from fastworker.steering import BUSY, PROCESSING, Steering, new_stimulus_id, users, wanted_here
+
+if TYPE_CHECKING:
+    from fastworker.core import TaskState
+
+logger = logging.getLogger("distributed.worker")
+
+
+class TaskVerbs(Steering):
+    """A mixin of ``fastworker.Worker``."""
+
+    if TYPE_CHECKING:
+        scheduler_delay: float
+
+        async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
+
+    def add_task(
+        self,
+        key: Key,
+        priority: Any,
+        who_has: Mapping[Key, Any] | None = None,
+        func: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        *,
+        nbytes: Mapping[Key, int] | None = None,
+        run_id: int | None = None,
+        resource_restrictions: Mapping[str, float] | None = None,
+        actor: bool = False,
+        annotations: Mapping[str, Any] | None = None,
+        span_id: str | None = None,
+        stimulus_id: str | None = None,
+    ) -> None:
+        """Take on a task, as if the scheduler had sent it.
+
+        If its result is here already, the scheduler is told so again, at once. If it waits or
+        runs already, nothing happens. The scheduler has results of tasks removed that it did not
+        ask for.
+
+        Parameters
+        ----------
+        key
+            Name of the task and of its result.
+        priority
+            A number or several; the smallest goes first.
+        who_has
+            ``{key: addresses}``: the inputs, and the workers that hold them. For an input in
+            memory here, the addresses may be empty.
+        func, args, kwargs
+            What to call; each as it is or pickled. Arguments that equal a key of ``who_has`` stand
+            for its data. ``func`` may also be a whole ``dask`` ``Task``, without ``args`` and
+            ``kwargs``.
+        nbytes
+            Sizes of the inputs in bytes; without it they are estimated.
+        run_id
+            The scheduler's number for this run; it dismisses results of any other run.
+        resource_restrictions, actor, annotations, span_id
+            As in distributed's ``ComputeTaskEvent``.
+
+        If a part cannot be unpickled, the scheduler is told that the task erred, with the
+        exception, and nothing of the task stays here.
+
+        Raises
+        ------
+        ValueError
+            The key or the priority is blank; an input cannot be had from anywhere; a resource is
+            unknown here, or there is not enough of it.
+        TypeError
+            An argument is of the wrong type.
+        """
+        self._check_usable()
+        checks.a_key(key)
+        priority = checks.a_priority(priority)
+        who_has = checks.holders(who_has)
+        known = self.state.tasks.get(key)
+        if run_id is None:
+            run_id = 0 if known is None or known.run_id == RUN_ID_SENTINEL else known.run_id
+        checks.a_run_id(run_id)
+        restrictions = self._check_resources(resource_restrictions or {})
+        if key in who_has:
+            raise ValueError(f"task {key!r} cannot be an input of itself")
+        if known is not None and known.state == "memory":
+            self.send_task_state_to_scheduler(key)
+            return
+        stimulus_id = stimulus_id or new_stimulus_id("add-task")
+
+        try:
+            func, args, kwargs = (tasks.unpickled(part) for part in (func, args, kwargs))
+        except Exception as error:
+            message = dict(error_message(error))
+            self._report_unloadable(key, run_id, error, message, stimulus_id=stimulus_id)
+            return
+        if isinstance(func, GraphNode):
+            if args is not None or kwargs is not None:
+                raise TypeError("a whole task brings its own args and kwargs")
+            run_spec = func
+        else:
+            run_spec = tasks.build_task(key, *tasks.check_task(func, args, kwargs), who_has)
+        if unheld := run_spec.dependencies - who_has.keys():
+            raise ValueError(f"task {key!r} needs {sorted(unheld, key=str)}; not in who_has")
+
+        sources = {dep: self._sources(key, dep, workers) for dep, workers in who_has.items()}
+        self.handle_stimulus(
+            ComputeTaskEvent(
+                key=key,
+                run_id=run_id,
+                who_has=sources,
+                nbytes={dep: self._size(dep, nbytes or {}) for dep in sources},
+                priority=priority,
+                run_spec=run_spec,
+                resource_restrictions=restrictions,
+                actor=actor,
+                annotations=dict(annotations or {}),
+                span_id=span_id,
+                stimulus_id=stimulus_id,
+            )
+        )
+
+    def _check_resources(self, restrictions: Mapping[str, float]) -> dict[str, float]:
+        total = self.state.total_resources
+        for name, amount in restrictions.items():
+            if name not in total:
+                raise ValueError(f"no resource {name!r} on {self.address}; there are {total}")
+            if not 0 <= amount <= total[name]:
+                raise ValueError(f"{amount} of {name!r} asked for, of {total[name]} in all")
+        return dict(restrictions)
+
+    def _sources(self, key: Key, dep: Key, workers: list[str]) -> list[str]:
+        """Where to get an input from, for the state machine: never an empty list."""
+        ts = self.state.tasks.get(dep)
+        if ts is not None and ts.state == "memory":
+            return workers or [self.address]
+        if ts is not None and wanted_here(ts):
+            raise ValueError(f"input {dep!r} of {key!r} is {ts.state} here and not yet in memory")
+        peers = [worker for worker in workers if worker != self.address]
+        if not peers:
+            raise ValueError(f"input {dep!r} of {key!r} is not here, and who_has names no holder")
+        return peers
+
+    def _size(self, dep: Key, nbytes: Mapping[Key, int]) -> int:
+        if dep in nbytes:
+            return nbytes[dep]
+        ts = self.state.tasks.get(dep)
+        return ts.get_nbytes() if ts is not None else tasks.default_nbytes()
+
+    def _report_unloadable(
+        self,
+        key: Key,
+        run_id: int,
+        error: Exception,
+        message: Mapping[str, Any],
+        *,
+        stimulus_id: str,
+    ) -> None:
+        """Tell the scheduler that a task erred that could not be taken on to begin with."""
+        logger.error("Could not deserialize task %r: %r", key, error)
+        self.state.log.append((key, "undeserializable", stimulus_id, time()))
+        self._follow(
+            [
+                TaskErredMsg(
+                    key=key,
+                    run_id=run_id,
+                    exception=message["exception"],
+                    traceback=message["traceback"],
+                    exception_text=message["exception_text"],
+                    traceback_text=message["traceback_text"],
+                    thread=None,
+                    startstops=[],
+                    stimulus_id=stimulus_id,
+                )
+            ]
+        )
+
+    def release_key(
+        self, key: Key, cause: Key | None = None, reason: str | None = None, report: bool = True
+    ) -> None:
+        """Let go of a key: drop its result, do not run it, or ignore what comes of it.
+
+        The scheduler is told of a result that is gone, and is asked to have a task run again that
+        has not finished; without ``report`` it is told neither.
+
+        Parameters
+        ----------
+        cause, reason
+            The key that this is done for, and why; for the worker's log.
+
+        Raises
+        ------
+        KeyError
+            The worker does not know the key.
+        ValueError
+            Tasks that are yet to run here need it; see ``release_dep``.
+        """
+        self._check_usable()
+        ts = self._known(key)
+        self._check_unused(ts)
+        stimulus_id = new_stimulus_id(reason or "release-key")
+        self.state.log.append((key, "release-key", cause, reason, stimulus_id, time()))
+        self._release([ts], report, stimulus_id)
+
+    def release_dep(self, dep: Key, report: bool = True) -> None:
+        """Let go of an input, and with it of the tasks that are yet to run here and need it.
+
+        Raises KeyError if the worker does not know it.
+        """
+        self._check_usable()
+        ts = self._known(dep)
+        needing = users(ts)
+        for user in needing:
+            self._check_unused(user, but_for=needing)
+        self._release([*needing, ts], report, new_stimulus_id("release-dep"))
+
+    def ensure_computing(self) -> None:
+        """Start as many ready tasks as there are threads and resources for."""
+        self._check_usable()
+        stimulus_id = new_stimulus_id("ensure-computing")
+
+        def decide() -> list[Any]:
+            recommendations, instructions = self.state._ensure_computing()
+            return [
+                *instructions,
+                *self.state._transitions(recommendations, stimulus_id=stimulus_id),
+            ]
+
+        self._drive(decide)
+
+    def execute(
+        self, key: Key, *, stimulus_id: str | None = None
+    ) -> Coroutine[Any, Any, StateMachineEvent]:
+        """Run a task and give back the event that says how it went.
+
+        The state machine calls it with a ``stimulus_id`` to start a task. Without one it waits
+        for the run of ``key`` that is under way, and changes nothing.
+
+        Raises KeyError for an unknown key, ValueError for a task that is not running.
+        """
+        if stimulus_id is not None:
+            run: Coroutine[Any, Any, StateMachineEvent] = super().execute(  # type: ignore[misc]
+                key, stimulus_id=stimulus_id
+            )
+            return run
+        return self._outcome(key)
+
+    async def _outcome(self, key: Key) -> StateMachineEvent:
+        ts = self._known(key)
+        if ts not in self.state.executing and ts not in self.state.long_running:
+            raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
+        name = f"execute({key!r})"
+        [run] = [task for task in self._async_instructions if task.get_name() == name]
+        return await asyncio.shield(run)
+
+    def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:
+        """Take ``value`` for the result of ``key``. Does nothing if its result is here already.
+
+        Tasks that waited for it go on. The scheduler is told if it knows of the key through this
+        worker: that the task finished, if it was to run here, or else that the data is here.
+        Without ``report`` it is told neither.
+
+        Raises ValueError if the key is being run or fetched: its result is about to come.
+        """
+        self._check_usable()
+        known = self.state.tasks.get(checks.a_key(key))
+        if known is not None:
+            if known.state == "memory":
+                return
+            if known.state in BUSY:
+                raise ValueError(f"task {key!r} is {known.state}; its result is about to come")
+        ran_here = known is not None and known.state in PROCESSING
+        stimulus_id = new_stimulus_id("put-key-in-memory")
+        self.handle_stimulus(UpdateDataEvent(data={key: value}, stimulus_id=stimulus_id))
+        # The state machine may have found that the value cannot be stored, and said so itself.
+        if report and known is not None and known.state == "memory":
+            self._report_result(known, ran_here, stimulus_id)
+
+    def send_task_state_to_scheduler(self, key: Key) -> None:
+        """Tell the scheduler, again, how a task ended: with a result or with an exception.
+
+        Raises KeyError for an unknown key, ValueError for a task that has not ended.
+        """
+        self._check_usable()
+        ts = self._known(key)
+        stimulus_id = new_stimulus_id("send-task-state")
+        if ts.state == "memory":
+            ran_here = ts.run_spec is not None and ts.run_id != RUN_ID_SENTINEL
+            self._report_result(ts, ran_here, stimulus_id)
+        elif ts.state == "error":
+            self._follow(
+                [
+                    TaskErredMsg.from_task(
+                        ts,
+                        run_id=ts.run_id,
+                        stimulus_id=stimulus_id,
+                        thread=self.state.threads.get(key),
+                    )
+                ]
+            )
+        else:
+            raise ValueError(f"task {key!r} is in state {ts.state!r}, it has nothing to report")
+
+    def _report_result(self, ts: TaskState, ran_here: bool, stimulus_id: str) -> None:
+        if not ran_here:
+            self._follow([AddKeysMsg(keys=[ts.key], stimulus_id=stimulus_id)])
+            return
+        # The state machine's answer to being asked for a result that it has is to report it.
+        self.handle_stimulus(
+            ComputeTaskEvent(
+                key=ts.key,
+                run_id=ts.run_id,
+                who_has={},
+                nbytes={},
+                priority=ts.priority,
+                run_spec=None,
+                resource_restrictions={},
+                actor=False,
+                annotations={},
+                span_id=ts.span_id,
+                stimulus_id=stimulus_id,
+            )
+        )
+
+    async def terminate(self, report: bool = True) -> str | None:
+        """Close the worker, and its nanny. Without ``report``, leave without a word.
+
+        Returns "OK", or None if the worker was closing already.
+        """
+        return await self.close(reason="worker-terminate", report=report)
+
+    @staticmethod
+    def deserialize_task(
+        function: Any = None, args: Any = None, kwargs: Any = None, task: Any = None
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """See ``fastworker.tasks.deserialize_task``."""
+        return tasks.deserialize_task(function, args, kwargs, task)
+
+    def apply_function(
+        self, function: Callable[..., Any], args: Any = (), kwargs: Any = None
+    ) -> dict[str, Any]:
+        """Call a function in this thread and say how it went, by the scheduler's clock.
+
+        See ``fastworker.tasks.apply_function``.
+        """
+        return tasks.apply_function(function, args, kwargs, time_delay=self.scheduler_delay)
