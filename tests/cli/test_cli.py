@@ -1,0 +1,362 @@
+"""The ``fastworker`` command, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import distributed
+import pytest
+from dask.utils_test import inc
+from distributed.cli.dask_worker import main as dask_worker
+
+import fastworker
+from fastworker.cli import worker_command
+
+COMMAND = [sys.executable, "-m", "fastworker"]
+NOBODY = "tcp://127.0.0.1:1"
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@contextmanager
+def running(*arguments: str, command: list[str] = COMMAND) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+        assert process.poll() is None, process.communicate()[0]
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        assert "Traceback" not in output, output
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def client() -> Iterator[distributed.Client]:
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0"
+    ) as cluster:
+        with distributed.Client(cluster) as client:
+            yield client
+
+
+def workers(client: distributed.Client) -> list[dict]:
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def kinds(client: distributed.Client) -> list[str]:
+    def kind(dask_worker):
+        return f"{type(dask_worker).__module__}.{type(dask_worker).__qualname__}"
+
+    return list(client.run(kind).values())
+
+
+def address(client: distributed.Client) -> str:
+    return client.scheduler.address
+
+
+# it works
+
+
+@pytest.mark.parametrize("nanny", [True, False], ids=["nanny", "no-nanny"])
+def test_it_joins_and_works(client, nanny):
+    options = ["--nthreads", "2", "--name", "hal", "--no-dashboard"]
+    with running(address(client), *options, "--nanny" if nanny else "--no-nanny"):
+        client.wait_for_workers(1, timeout=30)
+        [worker] = workers(client)
+        assert (worker["nthreads"], worker["name"]) == (2, "hal")
+        assert bool(worker["nanny"]) is nanny
+        assert kinds(client) == ["fastworker.worker.Worker"]
+        futures = client.map(inc, range(20), pure=False)
+        assert client.gather(futures) == list(range(1, 21))
+        del futures
+
+
+def test_options_mean_what_they_mean_to_dask_worker(client, tmp_path):
+    preload = tmp_path / "mark.py"
+    preload.write_text("def dask_setup(worker):\n    worker.marked = 'by preload'\n")
+    pid_file = tmp_path / "pid"
+    with running(
+        address(client),
+        *["--nworkers", "2", "--nthreads", "1", "--name", "pair", "--memory-limit", "1GB"],
+        *["--resources", "GPU=2 MEM=1e9", "--preload", str(preload), "--pid-file", str(pid_file)],
+        *["--local-directory", str(tmp_path / "scratch"), "--host", "127.0.0.1"],
+    ) as process:
+        client.wait_for_workers(2, timeout=30)
+        assert pid_file.read_text() == str(process.pid)
+        found = workers(client)
+        assert {worker["name"] for worker in found} == {"pair-0", "pair-1"}
+        for worker in found:
+            assert worker["memory_limit"] == 10**9
+            assert worker["resources"] == {"GPU": 2, "MEM": 1e9}
+            assert worker["local_directory"].startswith(str(tmp_path / "scratch"))
+        marks = client.run(lambda dask_worker: dask_worker.marked)
+        assert list(marks.values()) == ["by preload"] * 2
+    assert not pid_file.exists()
+
+
+def test_the_scheduler_file(client, tmp_path):
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": address(client)}))
+    with running("--scheduler-file", str(file), "--no-nanny"):
+        client.wait_for_workers(1, timeout=30)
+        assert kinds(client) == ["fastworker.worker.Worker"]
+
+
+def test_the_configured_scheduler(client, monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address(client))
+    with running("--no-nanny"):
+        client.wait_for_workers(1, timeout=30)
+
+
+def test_another_worker_class(client):
+    with running(address(client), "--no-nanny", "--worker-class", "distributed.Worker"):
+        client.wait_for_workers(1, timeout=30)
+        assert kinds(client) == ["distributed.worker.Worker"]
+
+
+@pytest.mark.parametrize("nanny", ["--nanny", "--no-nanny"])
+def test_dask_worker_with_our_class(client, nanny):
+    command = [sys.executable, "-m", "dask", "worker"]
+    with running(address(client), nanny, "--worker-class", "fastworker.Worker", command=command):
+        client.wait_for_workers(1, timeout=30)
+        assert kinds(client) == ["fastworker.worker.Worker"]
+        assert client.submit(inc, 1).result(timeout=30) == 2
+
+
+def test_it_ends_when_the_scheduler_does():
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0"
+    ) as cluster:
+        process = subprocess.Popen(
+            [*COMMAND, cluster.scheduler_address, "--no-nanny"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with distributed.Client(cluster) as client:
+            client.wait_for_workers(1, timeout=30)
+    try:
+        assert process.wait(60) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def test_shutdown_ends_the_command(client):
+    """The worker, its nanny, and with the last of them the command itself."""
+    command = [*COMMAND, address(client)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            client.wait_for_workers(1, timeout=30)
+            [found] = client.scheduler_info()["workers"]
+            assert fastworker.shutdown([found]) == [found]
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+# what it says of itself
+
+
+@pytest.mark.parametrize("entry", ["fastworker", "fastworker.cli"])
+def test_version(entry):
+    done = subprocess.run(
+        [sys.executable, "-m", entry, "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"fastworker, version {fastworker.__version__}\n"
+
+
+def test_help():
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: fastworker [OPTIONS] [SCHEDULER]")
+    assert "fastworker.Worker" in done.stdout
+    assert "fastworker demo" in done.stdout
+
+
+def test_it_has_the_options_of_dask_worker():
+    ours = {param.name: param for param in worker_command().params}
+    theirs = {param.name: param for param in dask_worker.params}
+    assert ours.keys() == theirs.keys()
+    for name in theirs.keys() - {"version"}:
+        assert ours[name].opts == theirs[name].opts
+        assert ours[name].type is theirs[name].type
+        same_default = ours[name].default == theirs[name].default
+        assert same_default is (name != "worker_class")
+    assert ours["worker_class"].default == "fastworker.Worker"
+    assert theirs["worker_class"].default == "dask.distributed.Worker"
+    assert worker_command().context_settings == dask_worker.context_settings
+
+
+def test_demo_is_a_command_of_its_own(monkeypatch):
+    import types
+
+    seen = []
+
+    @click.command()
+    @click.option("--size", type=int)
+    def demo_command(size):
+        seen.append(size)
+
+    monkeypatch.setitem(
+        sys.modules, "fastworker.demo", types.SimpleNamespace(demo_command=demo_command)
+    )
+    with pytest.raises(SystemExit) as caught:
+        fastworker.cli.main(["demo", "--size", "3"])
+    assert caught.value.code == 0
+    assert seen == [3]
+    with pytest.raises(SystemExit) as caught:
+        fastworker.cli.main(["demo", "--nope"])
+    assert caught.value.code == 2
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ([], "no scheduler given; name one like 'fastworker tcp://10.0.0.1:8786', or use --sch"),
+        ([""], "no scheduler given"),
+        (["foo bar"], "'foo bar' is no address of a scheduler; expected one like tcp://10.0.0.1"),
+        (["tcp://10.0.0.1"], r"is no address of a scheduler \(missing port number in address"),
+        (["tcp://10.0.0.1:x"], "'tcp://10.0.0.1:x' is no address of a scheduler"),
+        (["tcp://:8786"], "'tcp://:8786' names no host"),
+        (["pigeon://host:1"], r"is no address of a scheduler \(unknown address scheme 'pigeon'"),
+        ([NOBODY, "--worker-class", "nope.Worker"], "--worker-class nope.Worker: No module named"),
+        ([NOBODY, "--worker-class", "fastworker.Nope"], "--worker-class fastworker.Nope: module"),
+        ([NOBODY, "--nworkers", "some"], "--nworkers some: invalid literal for int"),
+        ([NOBODY, "--worker-port", "x"], "--worker-port x: invalid literal for int"),
+        ([NOBODY, "--nanny-port", "x:y"], "--nanny-port x:y: invalid literal for int"),
+        ([NOBODY, "--resources", "GPU"], "--resources GPU: expected pairs like GPU=2, got 'GPU'"),
+        ([NOBODY, "--resources", "GPU=x"], "--resources GPU=x: could not convert string to float"),
+        ([NOBODY, "--death-timeout", "soon"], "--death-timeout soon: expected a time like 30,"),
+        ([NOBODY, "--lifetime", "long"], "--lifetime long: expected a time like 30,"),
+        ([NOBODY, "--memory-limit", "much"], "Could not interpret 'much' as a byte unit"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_value_is_one_line(arguments, says):
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if " - INFO - " not in line]
+    assert len(said) == 1, done.stderr
+    assert re.match(f"Error: .*{says}", said[0]), said
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ([NOBODY, "--no-such-option"], "No such option"),
+        ([NOBODY, "--nthreads", "many"], "'many' is not a valid integer"),
+        ([NOBODY, "--nthreads"], "requires an argument"),
+        ([NOBODY, "--tls-cert", "/no/such/file"], "'/no/such/file' does not exist"),
+        ([NOBODY, "another"], "unexpected extra argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_option(arguments, says):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--no-nanny", "--nworkers", "2"], "You cannot use the --no-nanny argument"),
+        (["--nworkers", "0"], "Must specify --nworkers so that there's at least one process"),
+        (["--contact-address", "tcp://127.0.0.1:2"], "Must specify --listen-address"),
+        (["--listen-address", "here"], "Failed to launch worker"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_do_not_go_together(arguments, says):
+    done = run(NOBODY, *arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("nanny", ["--nanny", "--no-nanny"])
+@pytest.mark.parametrize("scheduler", [NOBODY, "tcp://no-such-host.invalid:1"])
+def test_a_scheduler_that_is_not_there(scheduler, nanny):
+    started = time.monotonic()
+    done = run(scheduler, nanny, "--death-timeout", "1")
+    assert done.returncode == 1
+    assert time.monotonic() - started >= 1
+    assert "Timed out starting worker" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_scheduler_file_that_is_not_there(tmp_path):
+    done = run("--scheduler-file", str(tmp_path / "none.json"), "--no-nanny", "--death-timeout=1")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_scheduler_that_comes_later():
+    """There is no hurry: the worker waits for it."""
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        port = placeholder.getsockname()[1]
+    process = subprocess.Popen(
+        [*COMMAND, f"tcp://127.0.0.1:{port}", "--no-nanny"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert any("Waiting to connect to" in line for line in process.stderr)
+        with distributed.LocalCluster(
+            n_workers=0,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            scheduler_port=port,
+            dashboard_address=":0",
+        ) as cluster:
+            with distributed.Client(cluster) as client:
+                client.wait_for_workers(1, timeout=30)
+                assert client.submit(inc, 1).result(timeout=30) == 2
+        process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate(timeout=60)
+
+
+def test_a_port_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(NOBODY, "--no-nanny", "--host", "127.0.0.1", "--worker-port", str(port))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"Error: Worker failed to start.* Address already in use", last), done.stderr

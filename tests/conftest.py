@@ -1,0 +1,22 @@
+"""What all tests share: no test may read the user's own Dask configuration."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+# Before anything imports dask: it reads its configuration once, on import. The processes that
+# tests start inherit the same empty place.
+os.environ["DASK_CONFIG"] = tempfile.mkdtemp(prefix="fastworker-no-dask-config-")
+for _name in [name for name in os.environ if name.startswith("DASK_") and name != "DASK_CONFIG"]:
+    del os.environ[_name]
+
+# Every process of a test runs on this machine alone, whatever proxy the machine is set up for.
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+
+def pytest_unconfigure() -> None:
+    """Remove the empty configuration folder."""
+    import shutil
+
+    shutil.rmtree(os.environ["DASK_CONFIG"], ignore_errors=True)

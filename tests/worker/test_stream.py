@@ -1,0 +1,216 @@
+"""Tasks that arrive from the scheduler and cannot be unpickled on the worker."""
+
+from __future__ import annotations
+
+import itertools
+
+import distributed
+import pytest
+from dask.utils_test import inc
+from distributed.comm import CommClosedError
+from distributed.protocol import dumps, to_serialize
+from distributed.protocol.serialize import ToPickle
+from distributed.utils_test import gen_cluster, wait_for_state
+from worker_clusters import ONE_WORKER, cluster, gate, until
+
+from fastworker.stream import SchedulerStream, UnloadableTask, decode
+
+
+class OnlyElsewhere:
+    """Can be unpickled everywhere but where ``broken`` says: once armed, by the next worker."""
+
+    armed = False
+
+    def __init__(self, size=0):
+        self.ballast = bytes(size)
+
+    def __reduce__(self):
+        return _load, (self.ballast,)
+
+
+def _load(ballast):
+    if OnlyElsewhere.armed:
+        raise ModuleNotFoundError("no such module on this worker")
+    return OnlyElsewhere(len(ballast))
+
+
+class Armed:
+    """Arms OnlyElsewhere as soon as the scheduler pickles that task for the worker."""
+
+    def __init__(self, scheduler, key="x"):
+        self.scheduler = scheduler
+        self.key = key
+
+    def __enter__(self):
+        self.make = self.scheduler._task_to_msg
+
+        def make(ts):
+            if ts.key == self.key:
+                OnlyElsewhere.armed = True
+            return self.make(ts)
+
+        self.scheduler._task_to_msg = make
+
+    def __exit__(self, *_):
+        self.scheduler._task_to_msg = self.make
+        OnlyElsewhere.armed = False
+
+
+def use(thing, x):
+    return x
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_it_is_reported_and_leaves_nothing(c, s, a):
+    with Armed(s):
+        with pytest.raises(ModuleNotFoundError, match="no such module on this worker") as caught:
+            await c.submit(use, OnlyElsewhere(), 1, key="x")
+    assert any(entry.name == "_load" for entry in caught.traceback)
+    assert a.status.name == "running"
+    assert not a.tasks
+    assert [entry[1] for entry in a.state.story("x")] == ["undeserializable"]
+    assert await c.submit(inc, 1) == 2
+
+
+@gen_cluster(nthreads=ONE_WORKER, client=True, timeout=30)
+async def test_stock_dies_of_it(c, s, a):
+    """Why any of this is there: once this fails, distributed has learnt it too."""
+    with Armed(s):
+        future = c.submit(use, OnlyElsewhere(), 1, key="x")
+        await until(lambda: a.status.name == "closed")
+        assert future.status == "pending"
+
+
+@pytest.mark.filterwarnings("ignore:Sending large graph")
+@pytest.mark.parametrize("size", [0, 20_000_000], ids=["small", "decoded-in-a-thread"])
+@cluster(nthreads=ONE_WORKER)
+async def test_the_rest_of_the_batch_is_worked_off(c, s, a, size):
+    things = [c.submit(inc, i) for i in range(20)]
+    with Armed(s, "bad"):
+        bad = c.submit(use, OnlyElsewhere(size), 1, key="bad")
+        more = [c.submit(inc, i) for i in range(20, 40)]
+        with pytest.raises(ModuleNotFoundError):
+            await bad
+    assert await c.gather(things + more) == list(range(1, 41))
+    assert a.status.name == "running"
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_its_retries_are_counted(c, s, a):
+    with Armed(s):
+        with pytest.raises(ModuleNotFoundError):
+            await c.submit(use, OnlyElsewhere(), 1, key="x", retries=2)
+    story = [entry[1] for entry in a.state.story("x")]
+    assert story.count("undeserializable") == 3
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_those_that_depend_on_it_fail(c, s, a):
+    with Armed(s):
+        x = c.submit(use, OnlyElsewhere(), 1, key="x")
+        y = c.submit(inc, x, key="y")
+        with pytest.raises(ModuleNotFoundError):
+            await y
+    assert not a.tasks
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_a_task_that_is_known_already_needs_no_run_spec(c, s, a):
+    """The scheduler sends again what it has sent before; what is here serves."""
+    bad = UnloadableTask(ValueError("not again"))
+    with gate("known") as g:
+        running = c.submit(g.pass_through, 1, key="running", workers=[a.address])
+        ready = c.submit(inc, 1, key="ready", workers=[a.address])
+        await wait_for_state("ready", "ready", a)
+        for key in ("running", "ready"):
+            message = s._task_to_msg(s.tasks[key])
+            message.pop("op")
+            a._handle_compute_task(**{**message, "run_spec": bad})
+        assert a.task_state == {"running": "executing", "ready": "ready"}
+        assert a.tasks["ready"].run_spec is not None
+        g.opened.set()
+        assert await c.gather([running, ready]) == [1, 2]
+
+
+# Decoding by itself
+
+
+def frames_of(message):
+    return [memoryview(frame) for frame in dumps(message)]
+
+
+def test_decode_is_loads():
+    import numpy as np
+
+    message = (
+        {"op": "compute-task", "key": "x", "run_spec": ToPickle((inc, np.arange(10_000)))},
+        {"op": "free-keys", "keys": ("a", ("b", 1)), "set": {1, 2}},
+        {"op": "other", "value": to_serialize(np.arange(5)), "status": distributed.Status.running},
+        "OK",
+    )
+    frames = frames_of(message)
+    decoded, expected = decode(frames), distributed.protocol.loads(frames)
+    assert repr(decoded) == repr(expected)
+    assert decoded[0]["run_spec"][1].tolist() == list(range(10_000))
+    assert decoded[1] == expected[1]
+
+
+def test_decode_marks_a_task():
+    with _armed():
+        first, second = decode(
+            frames_of(
+                [
+                    {"op": "compute-task", "run_spec": ToPickle(OnlyElsewhere())},
+                    {"op": "compute-task", "run_spec": ToPickle(inc)},
+                ]
+            )
+        )
+    assert isinstance(first["run_spec"], UnloadableTask)
+    assert isinstance(first["run_spec"].error, ModuleNotFoundError)
+    assert "no such module" in first["run_spec"].message["exception_text"]
+    assert second["run_spec"] is inc
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"op": "other", "run_spec": ToPickle(OnlyElsewhere())},
+        {"op": "compute-task", "run_spec": ToPickle(inc), "key": ToPickle(OnlyElsewhere())},
+        ToPickle(OnlyElsewhere()),
+    ],
+    ids=["another-op", "another-field", "no-message"],
+)
+def test_decode_raises_what_is_no_task_s_fault(message):
+    frames = frames_of([message])
+    with _armed(), pytest.raises(ModuleNotFoundError, match="no such module"):
+        decode(frames)
+
+
+class _armed:
+    def __enter__(self):
+        OnlyElsewhere.armed = True
+
+    def __exit__(self, *_):
+        OnlyElsewhere.armed = False
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_the_end_of_the_stream(c, s, a):
+    comm = a.batched_stream.comm
+    stream = SchedulerStream(comm)
+    assert stream.peer_address == s.address
+    assert not stream.closed()
+    comm.abort()
+    assert stream.closed()
+    with pytest.raises(CommClosedError):
+        await stream.read()
+    await a.finished()
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_a_stream_of_rubbish_closes_the_worker(c, s, a):
+    """As with stock: what cannot be decoded at all cannot be answered."""
+    server = s.stream_comms[a.address].comm
+    server.stream.write(b"".join(itertools.repeat(b"\x08" + bytes(7), 3)))
+    await a.finished()
+    assert a.status.name == "closed"
