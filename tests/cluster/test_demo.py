@@ -1,0 +1,131 @@
+"""``fastworker demo``, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from cluster_launcher import wait_for
+
+from fastworker.demo import command, demo_command, stages
+
+TIMEOUT = 100
+SMALL = ["--scale=0.05", "--rounds=1", "--dashboard-port=0"]
+
+
+@pytest.fixture
+def start_demo(tmp_path):
+    """Start the demo with these options; its whole family is ended after the test."""
+    started: list[subprocess.Popen] = []
+
+    def start(*options, env=None):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fastworker", "demo", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", **(env or {})},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        process.communicate()
+
+
+def test_runs_and_compares(start_demo):
+    process = start_demo(*SMALL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, out + err
+    assert re.search(r"dashboard +http://127\.0\.0\.1:\d+/status", out)
+    for name in ("map", "tree reduction", "dask.array", "dask.dataframe"):
+        assert len(re.findall(rf"{name} +\d+ tasks .* right", out)) == 2
+        # A row of the table: two figures and their ratio, for time and for CPU.
+        assert re.search(rf"{name}( +│ +([\d.]+|-)){{6}} ", out)
+    assert "all results right" in out
+
+
+def test_without_optional_packages(start_demo, tmp_path):
+    """What cannot be shown is named; the rest goes on."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('bokeh', 'pandas'):\n    sys.modules[name] = None\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = start_demo(*SMALL, "--no-compare", env={"PYTHONPATH": path})
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, out + err
+    assert "without a dashboard" in out
+    assert re.search(r"without dask\.dataframe: .*pandas", out)
+    assert re.search(r"dask\.array .* right", out)
+    assert "http://" not in out
+
+
+def test_wrong_result_is_an_error(monkeypatch):
+    class Wrong(stages.Map):
+        def start(self, client):
+            return client.map(stages.collatz_steps, range(2, 12), pure=False)
+
+    monkeypatch.setattr(command, "STAGES", (Wrong,))
+    result = CliRunner().invoke(demo_command, ["--scale=0.001", "--no-compare", "--workers=1"])
+    assert result.exit_code == 1
+    assert "map: wrong result for 1: 1, expected 0" in result.output
+
+
+def test_failing_task_is_an_error(monkeypatch):
+    class Failing(stages.Map):
+        def start(self, client):
+            return client.map(json.loads, ["not json"], pure=False)
+
+    monkeypatch.setattr(command, "STAGES", (Failing,))
+    result = CliRunner().invoke(demo_command, ["--scale=0.001", "--no-compare", "--workers=1"])
+    assert result.exit_code == 1
+    assert "map failed on fastworker: JSONDecodeError" in result.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(start_demo, number):
+    process = start_demo("--scale=5", "--dashboard-port=0")
+    while not process.stdout.readline().startswith("on fastworker"):
+        assert process.poll() is None, process.stderr.read()
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    assert "Traceback" not in process.stderr.read()
+    wait_for(lambda: not any(child.is_running() for child in children), 10, "its processes left")
+
+
+def test_dead_worker_is_an_error(start_demo):
+    process = start_demo("--scale=5", "--dashboard-port=0")
+    while not process.stdout.readline().startswith("on fastworker"):
+        assert process.poll() is None, process.stderr.read()
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "fastworker" in child.cmdline() and "demo" not in child.cmdline()
+    ]
+    workers[0].kill()
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert re.search(r"the process of worker-\d ended with status -9", err)
+
+
+@pytest.mark.parametrize("option", ["--workers=0", "--scale=0", "--rounds=x", "--nonsense"])
+def test_bad_options(option):
+    result = CliRunner().invoke(demo_command, [option])
+    assert result.exit_code == 2
+    assert option.partition("=")[0] in result.output

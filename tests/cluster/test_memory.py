@@ -1,0 +1,93 @@
+"""Workers with little memory: data goes to disk and comes back the same."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from cluster_launcher import collect, wait_for
+from cluster_tasks import array_of, checksum
+from distributed import wait
+
+TIMEOUT = 60
+MEGABYTES = 4
+COUNT = 40
+
+# Only the size of the stored data decides, not what the process happens to use beside it.
+SPILL_ENV = {
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.1",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "False",
+}
+
+
+def on_disk(dask_worker):
+    return len(dask_worker.data.slow), len(dask_worker.data)
+
+
+@pytest.mark.parametrize("kind, nanny", [("fastworker", False), ("worker-class", True)])
+def test_spilling(launcher, connect, kind, nanny):
+    """160 MB where two workers may hold 40 MB each."""
+    scheduler = launcher.scheduler()
+    for _ in range(2):
+        launcher.worker(
+            scheduler.address,
+            "--nthreads=1",
+            "--memory-limit=400MB",
+            "--nanny" if nanny else "--no-nanny",
+            kind=kind,
+            env=SPILL_ENV,
+        )
+    client = connect(scheduler.address, n_workers=2)
+    arrays = client.map(array_of, [MEGABYTES] * COUNT, range(COUNT), pure=False)
+    wait(arrays, timeout=TIMEOUT)
+    spilled = client.run(on_disk).values()
+    assert sum(slow for slow, _ in spilled) >= 15
+    assert sum(total for _, total in spilled) == COUNT
+
+    expected = [checksum(array_of(MEGABYTES, seed)) for seed in range(COUNT)]
+    assert collect(client, client.map(checksum, arrays, pure=False)) == expected
+    assert [checksum(array) for array in client.gather(arrays[:6])] == expected[:6]
+
+    del arrays
+    wait_for(
+        lambda: not any(total for _, total in client.run(on_disk).values()),
+        TIMEOUT,
+        "released data leaves memory and disk",
+    )
+
+
+def test_paused_worker_starts_nothing_and_goes_on(launcher, connect):
+    """A worker over its pause threshold lets others work; below it again, it works too."""
+    scheduler = launcher.scheduler()
+    env = {"DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "50ms"}
+    for name in ("one", "two"):
+        options = ["--nthreads=1", "--no-nanny", f"--name={name}", "--memory-limit=4GB"]
+        launcher.worker(scheduler.address, *options, env=env)
+    client = connect(scheduler.address, n_workers=2)
+
+    def set_pause_fraction(fraction, dask_worker):
+        dask_worker.memory_manager.memory_pause_fraction = fraction
+
+    def status(dask_worker):
+        return dask_worker.status.name
+
+    (first, second) = client.run(status)
+    client.run(set_pause_fraction, 1e-9, workers=[first])
+    wait_for(lambda: client.run(status)[first] == "paused", TIMEOUT, "the worker pauses")
+    assert client.run(status)[second] == "running"
+    ran_at = collect(client, client.map(_where, range(20), pure=False))
+    assert set(ran_at) == {second}
+
+    stuck = client.submit(_where, 0, workers=[first], pure=False)
+    time.sleep(0.5)
+    assert not stuck.done()
+    client.run(set_pause_fraction, 0.9, workers=[first])
+    assert stuck.result(timeout=TIMEOUT) == first
+
+
+def _where(_):
+    from distributed import get_worker
+
+    return get_worker().address
