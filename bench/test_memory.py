@@ -1,0 +1,64 @@
+"""How many bytes the core keeps for a task whose result is in memory.
+
+Counted with tracemalloc over 10,000 tasks: all that is still there once the events are gone, on
+both sides alike. Not counted are the key, the value and the run_spec themselves, which belong to
+whoever handed them over. Counted are the entries of ``tasks`` and ``data``, the priority, the
+times, and the state's bounded logs (1,000 entries each by default, so little for each task).
+"""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from typing import Any
+
+import pytest
+from conftest import Record
+from machines import ADDRESS, OURS, STOCK, Machine, compute, done, fresh_keys, run_spec
+
+N = 10_000
+
+
+def bytes_per_task(machine: Machine, chain: bool) -> float:
+    """Bytes kept for each of N tasks; with `chain` each depends on the one before."""
+    keys = fresh_keys(N)
+    specs = [run_spec(key) for key in keys]
+    values = [object() for _ in keys]
+    state = machine.state()
+    last: str | None = None
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for i, key in enumerate(keys):
+            if chain and last is not None:
+                event = compute(key, i, specs[i], {last: (ADDRESS,)}, {last: 28})
+            else:
+                event = compute(key, i, specs[i])
+            state.handle_stimulus(event)
+            state.handle_stimulus(done(key, i, values[i]))
+            last = key
+        del event
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    check_held(state)
+    return (after - before) / N
+
+
+def check_held(state: Any) -> None:
+    assert len(state.tasks) == len(state.data) == state.executed_count == N
+    assert all(ts.state == "memory" for ts in state.tasks.values())
+
+
+@pytest.mark.parametrize("shape", ["independent", "chain"])
+def test_task_held(record: Record, shape: str) -> None:
+    chain = shape == "chain"
+    record(
+        f"memory/{shape}",
+        stock=bytes_per_task(STOCK, chain),
+        ours=bytes_per_task(OURS, chain),
+        unit="bytes",
+        at_most=None if chain else 600,
+    )
