@@ -177,7 +177,7 @@ def test_only_tasks(junk: object) -> None:
 
 
 def test_no_priority() -> None:
-    with pytest.raises(TypeError, match="'x'.*no priority"):
+    with pytest.raises(TypeError, match=r"'x'.*no priority"):
         ReadyQueue().add(TaskState("x"))
 
 
