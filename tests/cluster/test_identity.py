@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from cluster_launcher import collect
 from cluster_tasks import increment
@@ -66,7 +68,17 @@ def test_local_cluster(processes):
             assert_ours(client, 2)
 
 
+def test_local_cluster_of_processes():
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, worker_class=fastworker.Nanny, dashboard_address=None
+    ) as cluster:
+        with Client(cluster) as client:
+            assert_ours(client, 2)
+            assert os.getpid() not in client.run(os.getpid).values()
+            assert client.submit(sum, client.map(abs, range(-9, 0))).result(timeout=30) == 45
+
+
 def test_state_classes_are_not_stock():
-    """Holds once the native core is in; otherwise every check above proves nothing."""
+    """Otherwise every check above proves nothing."""
     for cls in (WorkerState, TaskState):
         assert cls.__module__.partition(".")[0] == "fastworker"
