@@ -9,11 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 REASONS: dict[str, str] = {
-    "test_cancelled_state.py::test_deadlock_cancelled_after_inflight_before_gather_from_worker": (
-        "overrides the private method WorkerState._transition to learn of each step as it is "
-        "taken; the native machine takes its steps in C and calls no Python method for them. "
-        "The same story, told by looking at WorkerState.log, ends as it does with stock."
-    ),
     "test_worker_state_machine.py::test_deprecated_worker_attributes": (
         "wants a warning that Worker.data_needed has been removed (distributed 2025 only); "
         "fastworker.Worker documents that attribute and keeps it, with the value it always had."
