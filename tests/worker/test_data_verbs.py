@@ -110,20 +110,18 @@ async def test_update_data_without_report(c, s, a, b):
 @cluster(nthreads=ONE_WORKER)
 async def test_data_the_scheduler_does_not_want_outlives_its_users(c, s, a):
     """It is told of data that it does not know and has it removed: not from under a task."""
+    asked = heard(a, "remove-replicas")
     with gate("users") as g:
         a.update_data({"x": 1}, report=True)
         a.add_task("y", 0, {"x": []}, slow_inc, (g, "x"))
         await until(g.entered.is_set)
-        removed = [entry for entry in a.state.story("x") if entry[1] == "remove-replica"]
-        await until(lambda: "x" in a.data)
-        await c.run_on_scheduler(lambda: None)
-        await c.submit(inc, 1, workers=[a.address], key="later", pure=False).cancel()
-        assert a.status.name == "running"
-        assert "x" in a.data
-        assert not removed
+        await until(lambda: asked)
+        assert list(asked[0]["keys"]) == ["x"]
+        assert a.data["x"] == 1
         g.opened.set()
         assert (await a.execute("y")).value == 2
     await until(lambda: "x" not in a.data)
+    assert a.status.name == "running"
 
 
 @cluster()

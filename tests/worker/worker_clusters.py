@@ -62,17 +62,18 @@ def gate(name: str) -> Iterator[Gate]:
         Gate._gates.pop(name)
 
 
-def heard(scheduler: distributed.Scheduler, op: str) -> list[dict[str, Any]]:
-    """From now on, a copy of every ``op`` message that the scheduler gets from its workers."""
+def heard(server: distributed.Scheduler | fastworker.Worker, op: str) -> list[dict[str, Any]]:
+    """From now on, a copy of every ``op`` message between the scheduler and its workers that
+    ``server`` gets."""
     messages: list[dict[str, Any]] = []
-    handle = scheduler.stream_handlers[op]
+    handle = server.stream_handlers[op]
 
     @functools.wraps(handle)
     def listen(**message: Any) -> Any:
         messages.append(message)
         return handle(**message)
 
-    scheduler.stream_handlers[op] = listen
+    server.stream_handlers[op] = listen
     return messages
 
 
