@@ -24,10 +24,10 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
-from fastworker.steering import users
 from fastworker.stream import SchedulerStream, UnloadableTask
 from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
+from fastworker.verbs.steering import users
 from fastworker.views import StateViews
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]

@@ -16,7 +16,7 @@ from distributed.worker_state_machine import (
     RescheduleMsg,
 )
 
-from fastworker import checks
+from fastworker.verbs import checks
 
 if TYPE_CHECKING:
     import asyncio

@@ -20,8 +20,8 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from fastworker import checks
-from fastworker.steering import Steering, new_stimulus_id
+from fastworker.verbs import checks
+from fastworker.verbs.steering import Steering, new_stimulus_id
 from fastworker.views import by_priority
 
 if TYPE_CHECKING:

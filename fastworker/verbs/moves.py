@@ -21,8 +21,8 @@ from distributed.worker_state_machine import (
     SecedeEvent,
 )
 
-from fastworker import checks
-from fastworker.steering import BUSY, Steering, new_stimulus_id, wanted_here
+from fastworker.verbs import checks
+from fastworker.verbs.steering import BUSY, Steering, new_stimulus_id, wanted_here
 from fastworker.views import DEPENDENCY_STATES, TRANSITIONS
 
 if TYPE_CHECKING:

@@ -20,8 +20,16 @@ from distributed.worker_state_machine import (
     UpdateDataEvent,
 )
 
-from fastworker import checks, tasks
-from fastworker.steering import BUSY, PROCESSING, Steering, new_stimulus_id, users, wanted_here
+from fastworker import tasks
+from fastworker.verbs import checks
+from fastworker.verbs.steering import (
+    BUSY,
+    PROCESSING,
+    Steering,
+    new_stimulus_id,
+    users,
+    wanted_here,
+)
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState
