@@ -117,8 +117,8 @@ cdef class Base:
 
     cdef TaskState create_task(self, object key):
         cdef TaskState ts = new_task(key)
+        ts.counts = self.task_counter.of_key(key)  # raises for what cannot be a key
         self.tasks[key] = ts
-        ts.counts = self.task_counter.of_key(key)
         self.touch(ts)
         return ts
 

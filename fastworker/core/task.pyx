@@ -159,7 +159,8 @@ cdef class TaskState:
         self.dependents = dependents
         self.waiting_for_data = waiting_for_data
         self.waiters = waiters
-        self.state = state
+        if state is not None:
+            self.state = state
         self.previous = previous
         self.next = next
         self.priority = priority
@@ -207,6 +208,8 @@ cdef class TaskState:
 
     @state.setter
     def state(self, value):
+        if value is None:
+            raise ValueError(f"a task is always in some state; got None for {self.key!r}")
         self.state_ = <uint8_t>state_code(value)
 
     @property

@@ -38,6 +38,15 @@ cdef transition_t TABLE[N_STATES][N_STATES]
 
 # ------------------------------------------------------------------------------ shared by several
 
+cdef int expect_args(TaskState ts, tuple args, Py_ssize_t n) except -1:
+    """Python code can recommend too, and leave out what the transition needs."""
+    if args is None or len(args) != n:
+        raise TypeError(
+            f"this transition of {ts!r} takes {n} arguments; got {0 if args is None else len(args)}"
+        )
+    return 0
+
+
 cdef int to_fetch(Planner m, TaskState ts, Recs recs) except -1:
     if not ts.who_has_:
         recs.put(ts, MISSING)
@@ -104,6 +113,7 @@ cdef int to_error(
     Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     cdef TaskExtras extras = extras_of(ts)
+    expect_args(ts, args, 5)
     (
         extras.exception, extras.traceback, extras.exception_text, extras.traceback_text, run_id
     ) = args
@@ -138,7 +148,7 @@ cdef int to_memory(
     cdef TaskState dep
     cdef double start, stop
     key = ts.key
-    value = args[0]
+    value = args[0]  # the callers have looked that it is there
     if m.validate:
         expect(key not in m.data and ts.state_ != MEMORY, ts)
     if m.actors and key in m.actors:
@@ -237,6 +247,7 @@ cdef int released_missing(
 cdef int released_memory(
     Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
+    expect_args(ts, args, 2)
     return to_memory(m, ts, args, NOTHING, NO_RUN_ID, stimulus_id, recs, records)
 
 
@@ -290,6 +301,7 @@ cdef int fetch_flight(
         expect(bool(ts.who_has_), ts)
         for worker in ts.who_has_:
             expect(ts not in m.data_needed[worker], ts)
+    expect_args(ts, args, 1)
     ts.done = False
     ts.state_ = FLIGHT
     ts.coming_from = args[0]
@@ -329,6 +341,7 @@ cdef int flight_missing(
 cdef int flight_memory(
     Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
+    expect_args(ts, args, 2)
     return to_memory(m, ts, args, ADD_KEYS, NO_RUN_ID, stimulus_id, recs, records)
 
 
@@ -397,6 +410,7 @@ cdef int executing_released(
 cdef int executing_long_running(
     Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
+    expect_args(ts, args, 1)
     ts.state_ = LONG_RUNNING
     m.executing.discard(ts)
     m.long_running.add(ts)
@@ -409,6 +423,7 @@ cdef int executing_long_running(
 cdef int executing_memory(
     Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
+    expect_args(ts, args, 2)
     return to_memory(m, ts, args, TASK_FINISHED, args[1], stimulus_id, recs, records)
 
 
@@ -524,6 +539,7 @@ cdef int resumed_memory(
 ) except -1:
     # The scheduler expects an answer to what it asked for last, not to what was done
     cdef Report report
+    expect_args(ts, args, 2)
     if was_running(ts):
         expect(ts.next_ == FETCH, ts)
         report = ADD_KEYS
