@@ -29,7 +29,7 @@ import fastworker
 FORMAT = 1
 SECONDS, SECONDS_SHORT = 6.0, 2.0
 """How long a benchmark takes its turns, preparations included."""
-MIN_ROUNDS, MAX_ROUNDS = 5, 200
+MIN_ROUNDS, MAX_ROUNDS = 5, 2_000
 
 
 class Side(NamedTuple):
@@ -41,7 +41,10 @@ class Side(NamedTuple):
 
 @dataclass
 class Ratio:
-    """Stock's figure, ours in the same unit, and stock / ours."""
+    """Stock's figure, ours in the same unit, and stock / ours.
+
+    One that is not `judged` is for information: its getting worse is not a regression.
+    """
 
     stock: float
     ours: float
@@ -49,6 +52,7 @@ class Ratio:
     ratio: float
     test: str
     slow: bool
+    judged: bool
     target: str
     met: bool | None
 
@@ -145,6 +149,7 @@ class Record:
         unit: str,
         at_least: float | None = None,
         at_most: float | None = None,
+        judged: bool = True,
     ) -> Ratio:
         """Record stock's and our figure (both in `unit`, smaller is better).
 
@@ -159,7 +164,7 @@ class Record:
             target, met = f">= {at_least:g} times", ratio >= at_least
         elif at_most is not None:
             target, met = f"<= {at_most:g} {unit}", ours <= at_most
-        out = Ratio(stock, ours, unit, ratio, self.test, self.slow, target, met)
+        out = Ratio(stock, ours, unit, ratio, self.test, self.slow, judged, target, met)
         self.recorder.ratios[name] = out
         return out
 
@@ -189,7 +194,8 @@ class Versus:
     ) -> None:
         """Record the ratio stock / ours as `name`, and one for each of `others` as `name/other`.
 
-        `per` is how many operations one round does; figures are microseconds for one of them.
+        Only the first one is judged: it says all that there is to say about ours. `per` is how
+        many operations one round does; figures are microseconds for one of them.
         """
         if not self.benchmark.enabled:
             for side in (stock, *(others or {}).values(), ours):
@@ -223,6 +229,7 @@ class Versus:
                 unit=unit,
                 at_least=None if other else at_least,
                 at_most=None if other else at_most,
+                judged=not other,
             )
             self.benchmark.extra_info[other or "stock"] = asdict(ratio)
 

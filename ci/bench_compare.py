@@ -34,7 +34,10 @@ class BadFile(Exception):
 
 @dataclass(frozen=True)
 class Figure:
-    """One benchmark's outcome: `ratio` is stock / ours, `test` the pytest node that measures it."""
+    """One benchmark's outcome: `ratio` is stock / ours, `test` the pytest node that measures it.
+
+    One that is not `judged` cannot regress.
+    """
 
     ratio: float
     stock: float
@@ -42,6 +45,7 @@ class Figure:
     unit: str
     test: str
     slow: bool
+    judged: bool
 
 
 @dataclass
@@ -95,7 +99,7 @@ def _figure(path: Path, name: str, entry: Any) -> Figure:
         value = entry.get(key)
         if not _positive(value):
             raise BadFile(f"{path}: {name}: {key} must be a positive number, found {value!r}")
-    for key, kind in (("unit", str), ("test", str), ("slow", bool)):
+    for key, kind in (("unit", str), ("test", str), ("slow", bool), ("judged", bool)):
         if not isinstance(entry.get(key), kind):
             raise BadFile(f"{path}: {name}: {key} must be a {kind.__name__}")
     return Figure(**{key: entry[key] for key in Figure.__dataclass_fields__})
@@ -123,7 +127,7 @@ def compare(
         if name not in best:
             if not (short and saved.slow):
                 verdict.missing.add(name)
-        elif best[name] < saved.ratio * (1 - tolerance):
+        elif saved.judged and best[name] < saved.ratio * (1 - tolerance):
             verdict.regressed[name] = saved.ratio, best[name]
         elif best[name] > saved.ratio * (1 + tolerance):
             verdict.improved[name] = saved.ratio, best[name]

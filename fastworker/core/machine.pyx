@@ -22,7 +22,7 @@ from fastworker.core.records import to_instructions
 from fastworker.core.validation import validate_task
 
 cdef extern from "Python.h":
-    int Py_EnterRecursiveCall(const char* where) except -1
+    int Py_EnterRecursiveCall(const char* where) except *
     void Py_LeaveRecursiveCall()
 
 logger = logging.getLogger("distributed.worker.state_machine")

@@ -36,6 +36,7 @@ def entry(value: float, **kwargs: Any) -> dict[str, Any]:
         "unit": "us",
         "test": "bench/test_a.py::test_a",
         "slow": False,
+        "judged": True,
         **kwargs,
     }
 
@@ -90,6 +91,12 @@ def test_regression_fails_and_names_its_test(
 @pytest.mark.parametrize(("now", "status"), [(8.6, 0), (8.4, 1), (11.4, 0), (30.0, 0)])
 def test_fifteen_percent(files: Files, now: float, status: int) -> None:
     assert files.check(content({"a": entry(10.0)}), content({"a": entry(now)})) == status
+
+
+def test_what_is_not_judged_does_not_regress(files: Files) -> None:
+    baseline = content({"a": entry(10.0, judged=False)})
+    assert files.check(baseline, content({"a": entry(2.0, judged=False)})) == 0
+    assert files.check(baseline, content({})) == 1  # but it must not vanish
 
 
 def test_one_good_run_of_three_is_enough(files: Files) -> None:

@@ -27,8 +27,8 @@ def recommendation(world: World) -> Recommend | None:
     finish: Any = rng.choice(STATES)
     if tasks[key].state in UNRELEASABLE and finish not in FROM_CANCELLED:
         return None  # goes round in circles until Python has had enough
-    if finish == "ready" and tasks[key].priority is None:
-        return None  # a different class of error, with reason
+    if tasks[key].priority is None and finish in ("waiting", "ready", "fetch"):
+        return None  # the queue says so before an assertion does
     args = {
         "memory": (world.value(), rng.choice((-1, 1))),
         "error": (Serialize("no"), None, "no", "", 1),

@@ -8,7 +8,7 @@ from typing import Any
 
 import distributed.worker_state_machine as wsm
 from compare import Divergence, field_names
-from stories import RUN_SPEC, Duel, Poke, Recommend, Script, Setup, Step, fresh_event, quiet
+from stories import RUN_SPEC, SECRET, Duel, Poke, Recommend, Script, Setup, Step, fresh_event, quiet
 
 
 def replay(
@@ -185,7 +185,9 @@ def written(value: Any) -> str:
     if isinstance(value, wsm.Serialize):
         return f"Serialize({value.data!r})"
     if isinstance(value, type):
-        return value.__name__
+        return "type(SECRET)" if value is type(SECRET) else value.__name__
+    if isinstance(value, tuple):
+        return f"({', '.join(map(written, value))},)"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k!r}: {written(v)}" for k, v in value.items()) + "}"
     return repr(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,10 @@ SELF = "tcp://10.0.0.1:1000"
 
 #: In place of a task's function and arguments, which the state machine only passes on.
 RUN_SPEC = wsm.ComputeTaskEvent.dummy_runspec("run-spec")
+
+
+#: A value whose type cannot be pickled, neither by name nor by value.
+SECRET: Any = type("Secret", (), {"lock": threading.Lock(), "__repr__": lambda self: "SECRET"})()
 
 
 @dataclass(frozen=True)

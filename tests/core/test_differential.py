@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -21,9 +22,10 @@ from hypothesis import strategies as st
 from mutants import MUTANTS
 from oracle import STOCK, ExactQueue
 from shrink import replay, shrink, source
-from stories import RUN_SPEC, Duel, Poke, Recommend, Setup, quiet
+from stories import RUN_SPEC, SECRET, Duel, Poke, Recommend, Setup, quiet
 
 import fastworker.core
+from fastworker.core import TaskState
 
 SEEDS = range(10)
 EVENTS_PER_SEED = 12_000
@@ -65,6 +67,7 @@ def test_no_divergence(seed: int, tallies: dict, tmp_path: Path) -> None:
     assert sum(tallies[seed]["events"].values()) >= EVENTS_PER_SEED
 
 
+@pytest.mark.slow
 def test_stories_go_everywhere(tallies: dict) -> None:
     """The runs above saw every kind of event, every state and nearly every transition."""
     if len(tallies) < len(SEEDS):
@@ -160,7 +163,7 @@ def test_report_is_short_and_repeatable() -> None:
     assert again is not None and again.where == found.divergence.where == "instructions"
     text = source(setup, script)
     names = {**vars(wsm), "Duel": Duel, "Setup": Setup, "Poke": Poke, "Recommend": Recommend}
-    names |= {"RUN_SPEC": RUN_SPEC, "WorkerState": mutant}
+    names |= {"RUN_SPEC": RUN_SPEC, "SECRET": SECRET, "WorkerState": mutant}
     with pytest.raises(Divergence, match="instructions"):
         exec(text, names)
     names["WorkerState"] = fastworker.core.WorkerState
@@ -204,6 +207,17 @@ def test_world_is_the_oracles_alone() -> None:
         scripts.append(source(duel.setup, duel.script))
     assert scripts[0] == scripts[1]
     assert len(scripts[0].splitlines()) > 20
+
+
+def test_stories_leave_nothing_behind() -> None:
+    """Whatever happens, errors included: no task outlives its state."""
+    gc.collect()
+    TaskState._instances.clear()
+    tally = differential.Tally()
+    found = differential.run(fastworker.core.WorkerState, 1234, 8_000, tally)
+    assert found is None and tally.n_events >= 8_000
+    gc.collect()
+    assert len(TaskState._instances) == 0
 
 
 def test_exact_queue() -> None:
