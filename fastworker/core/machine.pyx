@@ -6,7 +6,7 @@ from fastworker.core.clock cimport monotonic, wall_clock
 from fastworker.core.log cimport TRANSITION
 from fastworker.core.planning cimport Planner
 from fastworker.core.recs cimport Recs, from_named
-from fastworker.core.states cimport FORGOTTEN, NONE, RELEASED, state_code, state_name
+from fastworker.core.states cimport FORGOTTEN, NONE, RELEASED, real_state_code, state_name
 from fastworker.core.task cimport TaskState
 from fastworker.core.transitions cimport find_transition, transition_t
 
@@ -249,7 +249,7 @@ cdef class Machine(Planner):
             finish, *args = finish
         self.begin()
         self.touch(ts)
-        self.transition(ts, state_code(finish), tuple(args), stimulus_id, recs, records)
+        self.transition(ts, real_state_code(finish), tuple(args), stimulus_id, recs, records)
         return recs.named(), to_instructions(records)
 
     def _ensure_computing(self):

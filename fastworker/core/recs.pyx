@@ -7,7 +7,7 @@ memory when it runs empty, since most of them hold one task and every event make
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 
-from fastworker.core.states cimport NONE, state_code, state_name
+from fastworker.core.states cimport NONE, real_state_code, state_name
 from fastworker.core.task cimport TaskState
 
 from distributed.worker_state_machine import RecommendationsConflict
@@ -167,7 +167,7 @@ cdef Recs from_named(object recommendations):
         if not isinstance(ts, TaskState):
             raise TypeError(f"recommendations are for tasks; got {ts!r}")
         if type(finish) is tuple and finish:
-            out.put_args(ts, state_code(finish[0]), finish[1:])
+            out.put_args(ts, real_state_code(finish[0]), finish[1:])
         else:
-            out.put(ts, state_code(finish))
+            out.put(ts, real_state_code(finish))
     return out

@@ -21,3 +21,4 @@ cdef enum State:
 
 cdef object state_name(int state)
 cdef int state_code(object name) except -1
+cdef int real_state_code(object name) except -1

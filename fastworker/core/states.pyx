@@ -37,3 +37,11 @@ cdef int state_code(object name) except -1:
         raise ValueError(
             f"unknown task state {name!r}; expected one of {', '.join(STATES)}"
         ) from None
+
+
+cdef int real_state_code(object name) except -1:
+    """The same for where None will not do: a task is always in some state."""
+    cdef int code = state_code(name)
+    if code == NONE:
+        raise ValueError(f"None is no task state; expected one of {', '.join(STATES)}")
+    return code

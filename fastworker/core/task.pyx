@@ -10,7 +10,7 @@ from libc.stdlib cimport free, realloc
 from fastworker.core.counters cimport prefix_of
 from fastworker.core.priority cimport UNPACKED, Priority, pack, unpack
 from fastworker.core.states cimport (
-    CANCELLED, RELEASED, RESUMED, state_code, state_name,
+    CANCELLED, RELEASED, RESUMED, real_state_code, state_code, state_name,
 )
 
 from dask import config
@@ -208,9 +208,7 @@ cdef class TaskState:
 
     @state.setter
     def state(self, value):
-        if value is None:
-            raise ValueError(f"a task is always in some state; got None for {self.key!r}")
-        self.state_ = <uint8_t>state_code(value)
+        self.state_ = <uint8_t>real_state_code(value)
 
     @property
     def previous(self):
