@@ -153,17 +153,18 @@ cdef class Base:
         """Replace what we know of the holders of these keys. Unknown keys are passed over."""
         cdef TaskState ts
         cdef set old, new
+        own = self.address
         for key, workers in who_has.items():
             ts = self.tasks.get(key)
             if ts is None:
                 continue
             new = set(workers)
-            if self.address in new:
+            if own in new:
                 # A release-worker-data message of ours has not reached the scheduler yet
-                new.remove(self.address_)
+                new.remove(own)
                 if ts.state_ != MEMORY:
                     logger.debug(
-                        "Scheduler says that %s holds %s, but it does not", self.address_, ts
+                        "Scheduler says that %s holds %s, but it does not", own, ts
                     )
             old = need(ts.who_has_)
             if old == new:

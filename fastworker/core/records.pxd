@@ -24,6 +24,20 @@ cdef class Finished:
     cdef readonly object stimulus_id
 
 
+cdef class Held:
+    """Tell the scheduler that this key is here too: becomes an `AddKeysMsg`."""
+    cdef readonly object key
+    cdef readonly object stimulus_id
+
+
+cdef class Dropped:
+    """Tell the scheduler that this key is not here any more: becomes a `ReleaseWorkerDataMsg`."""
+    cdef readonly object key
+    cdef readonly object stimulus_id
+
+
 cdef Run run(TaskState ts, object stimulus_id)
+cdef Held held(TaskState ts, object stimulus_id)
+cdef Dropped dropped(TaskState ts, object stimulus_id)
 cdef Finished finished(TaskState ts, object run_id, object thread, object stimulus_id)
 cpdef list to_instructions(list records)

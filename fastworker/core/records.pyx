@@ -11,7 +11,12 @@ from libc.math cimport isnan
 from dask.utils import typename
 
 from distributed.protocol import pickle
-from distributed.worker_state_machine import Execute, TaskFinishedMsg
+from distributed.worker_state_machine import (
+    AddKeysMsg,
+    Execute,
+    ReleaseWorkerDataMsg,
+    TaskFinishedMsg,
+)
 
 cdef dict PICKLED_TYPES = {}  # type -> (pickled type, its name)
 cdef enum:
@@ -68,6 +73,36 @@ cdef class Finished:
         )
 
 
+@cython.freelist(64)
+cdef class Held:
+    """Tell the scheduler that this key is here too: becomes an `AddKeysMsg`."""
+
+    def to_instruction(self):
+        return AddKeysMsg(keys=[self.key], stimulus_id=self.stimulus_id)
+
+
+@cython.freelist(64)
+cdef class Dropped:
+    """Tell the scheduler that this key is not here any more: becomes a `ReleaseWorkerDataMsg`."""
+
+    def to_instruction(self):
+        return ReleaseWorkerDataMsg(key=self.key, stimulus_id=self.stimulus_id)
+
+
+cdef Held held(TaskState ts, object stimulus_id):
+    cdef Held out = Held.__new__(Held)
+    out.key = ts.key
+    out.stimulus_id = stimulus_id
+    return out
+
+
+cdef Dropped dropped(TaskState ts, object stimulus_id):
+    cdef Dropped out = Dropped.__new__(Dropped)
+    out.key = ts.key
+    out.stimulus_id = stimulus_id
+    return out
+
+
 cdef Run run(TaskState ts, object stimulus_id):
     cdef Run out = Run.__new__(Run)
     out.task = ts
@@ -98,5 +133,9 @@ cpdef list to_instructions(list records):
             record = (<Finished>record).to_instruction()
         elif type(record) is Run:
             record = (<Run>record).to_instruction()
+        elif type(record) is Dropped:
+            record = (<Dropped>record).to_instruction()
+        elif type(record) is Held:
+            record = (<Held>record).to_instruction()
         out.append(record)
     return out

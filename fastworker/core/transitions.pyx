@@ -10,7 +10,7 @@ from fastworker.core.base cimport expect
 from fastworker.core.clock cimport wall_clock
 from fastworker.core.log cimport PUT_IN_MEMORY
 from fastworker.core.planning cimport Planner
-from fastworker.core.records cimport finished, run
+from fastworker.core.records cimport dropped, finished, held, run
 from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport (
     CANCELLED, CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, FORGOTTEN, LONG_RUNNING, MEMORY,
@@ -23,9 +23,7 @@ from fastworker.core.task cimport (
 from distributed.core import error_message
 from distributed.sizeof import safe_sizeof
 from distributed.worker_state_machine import (
-    AddKeysMsg,
     LongRunningMsg,
-    ReleaseWorkerDataMsg,
     RescheduleMsg,
     TaskErredMsg,
 )
@@ -182,7 +180,7 @@ cdef int to_memory(
 
     m.log.write(PUT_IN_MEMORY, key, None, stimulus_id, m.now)
     if report == ADD_KEYS:
-        records.append(AddKeysMsg(keys=[key], stimulus_id=stimulus_id))
+        records.append(held(ts, stimulus_id))
     elif report == TASK_FINISHED:
         expect(run_id != NO_RUN_ID, ts)
         records.append(report_finished(m, ts, run_id, stimulus_id))
@@ -442,7 +440,7 @@ cdef int memory_released(
     expect(ts.nbytes_ != NO_NBYTES, ts)
     m.nbytes -= ts.nbytes_
     to_released(m, ts, recs)
-    records.append(ReleaseWorkerDataMsg(key=ts.key, stimulus_id=stimulus_id))
+    records.append(dropped(ts, stimulus_id))
     return 0
 
 
