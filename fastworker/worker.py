@@ -24,6 +24,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
+from fastworker.outbox import Outbox
 from fastworker.stream import SchedulerStream, UnloadableTask
 from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
@@ -54,6 +55,8 @@ class Worker(Verbs, StateViews, distributed.Worker):
     at port 8786 of this machine.
     """
 
+    batched_stream: Outbox
+
     def __init__(
         self,
         scheduler_ip: str | None = None,
@@ -68,6 +71,7 @@ class Worker(Verbs, StateViews, distributed.Worker):
             scheduler_ip = DEFAULT_SCHEDULER if scheduler_port is None else "127.0.0.1"
         kwargs.setdefault("WorkerStateClass", WorkerState)
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
+        self.batched_stream = Outbox(interval="2ms", loop=self.loop)
         self.stream_handlers["compute-task"] = self._handle_compute_task
         self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
 
@@ -166,6 +170,10 @@ class Worker(Verbs, StateViews, distributed.Worker):
         """Let the state machine handle events, and carry out what it decides."""
         try:
             self._follow(self.state.handle_stimulus(*stims))
+            # A worker with a free thread has no time to lose: what it reports is what it will be
+            # sent work for. One that is full collects its messages, as stock does.
+            if len(self.state.executing) < self.state.nthreads:
+                self.batched_stream.flush()
         except Exception as error:
             self._report_broken_state(error)
             raise
