@@ -1,0 +1,146 @@
+"""A stock scheduler as it comes and the same with the low-latency lane, in turn.
+
+Each has one fastworker with one thread. The tasks do next to nothing, so the figures are what a
+task waits for: timers, if there are any, and the scheduler and the worker themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import operator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import Record
+from distributed import Client, wait
+
+from fastworker.scheduler import low_latency_client
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TASKS = 1_000
+STEPS = 100
+PATIENCE = 60.0
+"""Seconds after which something that does not happen is an error."""
+
+
+@contextlib.contextmanager
+def process(arguments: list[str], directory: Path, name: str) -> Iterator[None]:
+    """A Python process that is ended in any case; its output goes to a file in `directory`."""
+    with (directory / f"{name}.log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", *arguments], stdout=log, stderr=subprocess.STDOUT, cwd=directory
+        )
+    try:
+        yield
+    finally:
+        child.terminate()
+        try:
+            child.wait(15)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, name: str, *options: str) -> Iterator[Client]:
+    """A client of a scheduler of its own with one worker; `options` are the scheduler's."""
+    file = directory / f"{name}.json"
+    scheduler = ["dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    scheduler += ["--scheduler-file", str(file), *options]
+    worker = ["fastworker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
+    worker += ["--host", "127.0.0.1", "--local-directory", str(directory)]
+    with process(scheduler, directory, f"{name}-scheduler"):
+        with process(worker, directory, f"{name}-worker"):
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    address = json.loads(file.read_text())["address"]
+                    break
+                except (OSError, ValueError):
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{name}: no scheduler") from None
+                    time.sleep(0.05)
+            with Client(address, timeout=PATIENCE, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=PATIENCE)
+                with client.as_current():
+                    yield client
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def a_map(client: Client) -> float:
+    with client.as_current():
+        return seconds(lambda: wait(client.map(operator.neg, range(TASKS), pure=False), PATIENCE))
+
+
+def a_tree(client: Client) -> float:
+    """Half of the tasks are the leaves."""
+    name = f"tree-{time.time()}"
+    layer: list[Any] = [(f"{name}-0", i) for i in range(TASKS // 2)]
+    graph: dict[Any, Any] = {key: (operator.neg, key[1]) for key in layer}
+    depth = 0
+    while len(layer) > 1:
+        depth += 1
+        pairs = [layer[i : i + 2] for i in range(0, len(layer), 2)]
+        layer = [(f"{name}-{depth}", i) for i in range(len(pairs))]
+        graph.update({key: (sum, pair) for key, pair in zip(layer, pairs, strict=True)})
+    return seconds(lambda: client.get(graph, layer[0], optimize_graph=False))
+
+
+def a_chain(client: Client) -> float:
+    name = f"chain-{time.time()}"
+    graph: dict[Any, Any] = {(name, 0): 0}
+    graph.update({(name, i): (operator.add, (name, i - 1), 1) for i in range(1, STEPS)})
+    return seconds(lambda: client.get(graph, (name, STEPS - 1), optimize_graph=False))
+
+
+def submissions(client: Client) -> float:
+    def one_by_one() -> None:
+        for i in range(STEPS):
+            client.submit(operator.neg, i, pure=False).result(PATIENCE)
+
+    return seconds(one_by_one)
+
+
+class Workload(NamedTuple):
+    """``run`` does so many operations and returns the seconds; the target is in that unit."""
+
+    run: Callable[[Client], float]
+    operations: int
+    unit: str
+    at_most: float | None
+
+
+WORKLOADS = {
+    "map": Workload(a_map, TASKS, "us/task", 350),
+    "tree": Workload(a_tree, TASKS, "us/task", 550),
+    "chain": Workload(a_chain, STEPS, "us/step", 900),
+    "submit": Workload(submissions, STEPS, "us/result", None),
+}
+
+
+def test_lane(record: Record, tmp_path: Path) -> None:
+    """Wall time; ``submit`` with the client's own lane too, on our side."""
+    best: dict[str, dict[str, float]] = {name: {} for name in WORKLOADS}
+    with cluster(tmp_path, "stock") as stock:
+        with cluster(tmp_path, "lane", "--preload", "fastworker.scheduler") as ours:
+            low_latency_client(ours)
+            for turn in range(3 if record.short else 6):
+                for name, load in WORKLOADS.items():
+                    for side, client in (("stock", stock), ("ours", ours)):
+                        micros = 1e6 * load.run(client) / load.operations
+                        if turn:  # the first one warms up
+                            best[name][side] = min(micros, best[name].get(side, micros))
+    for name, load in WORKLOADS.items():
+        record(f"lane/{name}", unit=load.unit, at_most=load.at_most, **best[name])

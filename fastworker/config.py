@@ -1,0 +1,133 @@
+"""fastworker's part of Dask's configuration: the defaults, and reading it with clear errors.
+
+The keys, their units and their defaults stand in ``fastworker.yaml`` beside this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.config
+from dask.utils import parse_bytes, parse_timedelta
+
+LOW_LATENCY = "fastworker.low-latency"
+
+DEFAULTS: dict[str, Any]
+(DEFAULTS,) = dask.config.collect_yaml([str(Path(__file__).with_name("fastworker.yaml"))])
+dask.config.update_defaults(DEFAULTS)
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"a whole number, at least {least}")
+        return value
+
+    return read
+
+
+def _share(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
+        raise ValueError("a number above 0 and at most 1")
+    return float(value)
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = float(parse_timedelta(value))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        seconds = -1.0
+    if isinstance(value, bool) or not 0 < seconds < float("inf"):
+        raise ValueError("a time above 0, such as '5 ms'")
+    return seconds
+
+
+def _nbytes(value: Any) -> int:
+    try:
+        nbytes = int(parse_bytes(value))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        nbytes = -1
+    if isinstance(value, bool) or nbytes < 0:
+        raise ValueError("a size of at least 0, such as '64 KiB'")
+    return nbytes
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "streams": _switch,
+    "client": _switch,
+    "burst": _whole(1),
+    "busy": _share,
+    "queue_depth": _whole(0),
+    "queue_work": _seconds,
+    "queue_memory": _share,
+    "tiny_duration": _seconds,
+    "tiny_nbytes": _nbytes,
+    "proven": _whole(1),
+}
+
+
+@dataclass(frozen=True)
+class LowLatencySettings:
+    """``fastworker.low-latency`` as numbers: times in seconds, sizes in bytes."""
+
+    streams: bool
+    client: bool
+    burst: int
+    busy: float
+    queue_depth: int
+    queue_work: float
+    queue_memory: float
+    tiny_duration: float
+    tiny_nbytes: int
+    proven: int
+
+    @classmethod
+    def load(cls, overrides: Mapping[str, Any] | None = None) -> LowLatencySettings:
+        """What is configured, except for ``overrides`` by field name.
+
+        Raises ValueError for a bad value, naming its key, and TypeError for an unknown field.
+        """
+        given = checked(overrides or {})
+        configured = {
+            name: read_one(name, dask.config.get(key_of(name), default))
+            for name, default in _low_latency_defaults().items()
+            if name not in given
+        }
+        return cls(**configured, **given)
+
+
+def _low_latency_defaults() -> dict[str, Any]:
+    # Passed on to Dask each time: there are those who empty its configuration, defaults included.
+    section = DEFAULTS["fastworker"]["low-latency"]
+    return {name: section[name.replace("_", "-")] for name in _READERS}
+
+
+def key_of(name: str) -> str:
+    """The configuration key of a field of LowLatencySettings."""
+    return f"{LOW_LATENCY}.{name.replace('_', '-')}"
+
+
+def read_one(name: str, value: Any) -> Any:
+    """A field in its unit; ValueError, naming the key, for a bad value."""
+    try:
+        return _READERS[name](value)
+    except ValueError as error:
+        raise ValueError(f"{key_of(name)} must be {error}; got {value!r}") from None
+
+
+def checked(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``overrides`` in their units; TypeError for an unknown name, ValueError for a bad value."""
+    for name in overrides:
+        if name not in _READERS:
+            known = ", ".join(_READERS)
+            raise TypeError(f"there is no low-latency setting {name!r}; there are {known}")
+    return {name: read_one(name, value) for name, value in overrides.items()}

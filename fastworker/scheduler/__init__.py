@@ -1,0 +1,54 @@
+"""The low-latency lane, for a stock scheduler and, apart from it, for a client.
+
+On a scheduler, either of::
+
+    dask scheduler --preload fastworker.scheduler
+    client.register_plugin(fastworker.scheduler.LowLatency())
+
+and on a client, either of::
+
+    fastworker.scheduler.low_latency_client(client)
+    dask.config.set({"distributed.client.preload": ["fastworker.scheduler"]})
+
+``fastworker/fastworker.yaml`` says what can be set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed import Client, Scheduler
+
+from fastworker.config import LowLatencySettings
+from fastworker.scheduler.client import LowLatencyClient, low_latency_client
+from fastworker.scheduler.plugin import LowLatency
+
+__all__ = ["LowLatency", "LowLatencyClient", "dask_setup", "dask_teardown", "low_latency_client"]
+
+
+async def dask_setup(server: Any) -> None:
+    """Called by Dask when this module is preloaded into a scheduler or a client.
+
+    Raises TypeError in anything else, and what ``LowLatency`` raises.
+    """
+    if isinstance(server, Client):
+        if LowLatencySettings.load().client:
+            low_latency_client(server)
+    elif isinstance(server, Scheduler):
+        plugin = LowLatency()
+        await plugin.start(server)
+        server.add_plugin(plugin)
+    else:
+        raise TypeError(
+            f"fastworker.scheduler is for schedulers and clients, not for {type(server).__name__}"
+        )
+
+
+async def dask_teardown(server: Any) -> None:
+    """Called by Dask when the scheduler or client closes: everything is stock's again."""
+    if isinstance(server, Client):
+        quick = LowLatencyClient.of(server)
+        if quick is not None:
+            quick.remove()
+    elif LowLatency.name in server.plugins:
+        server.remove_plugin(LowLatency.name)

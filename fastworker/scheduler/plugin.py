@@ -1,0 +1,126 @@
+"""The scheduler's plugin: puts the lane in, keeps it in as peers come and go, takes it out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from distributed.batched import BatchedSend
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.scheduler import Scheduler
+
+from fastworker.config import LowLatencySettings, checked
+from fastworker.scheduler.rootqueue import RootQueue
+from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
+
+# Dask's own logger: the line belongs with those that Dask writes, at the level set for them.
+logger = logging.getLogger("distributed.scheduler")
+
+
+class LowLatency(SchedulerPlugin):
+    """Takes the waits out of a scheduler that is not busy.
+
+    Keyword arguments override the scheduler's ``fastworker.low-latency`` configuration: its keys
+    with underscores, such as ``LowLatency(queue_depth=16, tiny_duration="2 ms")``.
+    Raises TypeError for an unknown one and ValueError for a bad value.
+    """
+
+    name = "fastworker-low-latency"
+    # A scheduler that has it keeps it.
+    idempotent = True
+
+    def __init__(self, **overrides: Any) -> None:
+        checked(overrides)
+        self.overrides = overrides
+        self.scheduler: Scheduler | None = None
+        self.load: LoopLoad | None = None
+        self.queue: RootQueue | None = None
+        self.settings: LowLatencySettings | None = None
+
+    def __reduce__(self) -> Any:
+        # It travels from the client as what it was made of, also out of a scheduler that runs it.
+        return _rebuild, (self.overrides,)
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Put the lane in. Once it is in, another call does nothing.
+
+        Raises ValueError for a bad value in the configuration, and RuntimeError where another
+        LowLatency is at work.
+        """
+        if self.scheduler is not None:
+            if self.scheduler is not scheduler:
+                raise RuntimeError("this LowLatency is at work in another scheduler")
+            return
+        for name, plugin in scheduler.plugins.items():
+            if isinstance(plugin, LowLatency) and plugin.scheduler is scheduler:
+                raise RuntimeError(f"this scheduler has a low-latency lane already: {name!r}")
+        settings = LowLatencySettings.load(self.overrides)
+        self.scheduler = scheduler
+        self.settings = settings
+        if settings.streams:
+            self.load = LoopLoad(settings.busy)
+            for stream in self._streams():
+                quicken(stream, self.load, settings.burst)
+        if settings.queue_depth:
+            self.queue = RootQueue(scheduler, settings)
+        # Why a patch: a plugin that is unregistered is not told, and streams that stayed quick
+        # would be no stock scheduler. It shadows the method of this one object, is taken away in
+        # remove(), and calls the method itself.
+        scheduler.remove_plugin = self._remove_plugin
+        logger.info("Low-latency lane installed: %s", settings)
+
+    async def close(self) -> None:
+        """The scheduler closes."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the lane out: the scheduler's objects are as stock made them."""
+        scheduler = self.scheduler
+        if scheduler is None:
+            return
+        for stream in self._streams():
+            slow_down(stream)
+        if self.queue is not None:
+            self.queue.close()
+        if scheduler.__dict__.get("remove_plugin") == self._remove_plugin:
+            del scheduler.remove_plugin
+        self.scheduler = self.load = self.queue = self.settings = None
+        logger.info("Low-latency lane removed")
+
+    def _remove_plugin(self, name: str | None = None) -> None:
+        scheduler = self.scheduler
+        assert scheduler is not None
+        type(scheduler).remove_plugin(scheduler, name)
+        if self not in scheduler.plugins.values():
+            self.remove()
+
+    def _streams(self) -> Iterator[BatchedSend]:
+        assert self.scheduler is not None
+        yield from self.scheduler.stream_comms.values()
+        yield from self.scheduler.client_comms.values()
+
+    def _quicken(self, streams: dict[str, BatchedSend], name: str) -> None:
+        # A peer may have left, or the lane, since this was scheduled.
+        if self.load is not None and self.settings is not None and name in streams:
+            quicken(streams[name], self.load, self.settings.burst)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Its stream is there, though not connected yet."""
+        self._quicken(scheduler.stream_comms, worker)
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        """Its stream will be made right after this hook."""
+        asyncio.get_running_loop().call_soon(self._quicken, scheduler.client_comms, client)
+
+    def transition(
+        self, key: Any, start: Any, finish: Any, *args: Any, stimulus_id: str, **kwargs: Any
+    ) -> None:
+        """A task changed its state."""
+        if self.queue is not None:
+            self.queue.finished(key, start, finish, kwargs)
+
+
+def _rebuild(overrides: dict[str, Any]) -> LowLatency:
+    return LowLatency(**overrides)

@@ -1,0 +1,195 @@
+"""A deeper queue of root tasks on the workers, while those tasks are tiny.
+
+A stock scheduler holds root tasks back, so that results that nobody has used up do not fill the
+workers: a worker has ``ceil(worker-saturation x threads)`` of them, 1.1 by default, and gets the
+next one when one is done. A tiny task takes less time than that round trip, and its result takes no
+memory to speak of. For such tasks this module sends more, up to a bounded number, amount of work
+and amount of memory.
+
+Tiny is what has proven to be: the last ``proven`` finished tasks of the group all had small
+results, and were short on average. One large result, and the group is back at stock's depth until
+it has proven itself again. So the most memory that a wrong guess costs is that of the tasks which
+were sent before the first large result was known. Time is judged by an average because a busy
+machine makes any task slow now and then; a task that takes eight times as long as a tiny one may is
+enough to lift it over the limit, and the depth shrinks with it from the first slow one on.
+
+How it sends: stock's rule compares the number of tasks on a worker with
+``Scheduler.WORKER_SATURATION``. That attribute gets another value for as long as it takes to pass
+queued tasks through stock's own transition, and its own value back before anything else can run:
+no coroutine or handler sees it, nor any plugin but in its ``transition`` hook for those very tasks.
+What depends on it in the scheduler's state (``idle_task_count``) is recomputed both times.
+So whatever else sends tasks to workers (a new graph, a finished task, a worker that joins) works
+with the user's setting, and no task of an unknown kind is sent on the strength of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from math import ceil
+from typing import Any
+
+from distributed.scheduler import Scheduler, TaskGroup, TaskState, WorkerState
+
+from fastworker.config import LowLatencySettings
+
+AVERAGE_OVER = 8
+"""The moving average of durations is over about that many tasks."""
+
+
+class Evidence:
+    """What the tasks of one group were like since the last one whose result was not small."""
+
+    __slots__ = ("duration", "group", "largest", "streak")
+
+    def __init__(self, group: TaskGroup) -> None:
+        self.group = group
+        self.reset()
+
+    def reset(self) -> None:
+        self.streak = 0  # small results in a row
+        self.duration = 0.0  # their moving average, seconds
+        self.largest = 0  # bytes of the largest result
+
+    def add(self, duration: float, nbytes: int) -> None:
+        self.streak += 1
+        self.duration += (duration - self.duration) / min(self.streak, AVERAGE_OVER)
+        self.largest = max(self.largest, nbytes)
+
+
+class RootQueue:
+    """Watches tasks finish, and tops up the workers at the end of the turn of the event loop."""
+
+    def __init__(self, scheduler: Scheduler, settings: LowLatencySettings) -> None:
+        self.scheduler = scheduler
+        self.settings = settings
+        self.evidence: dict[str, Evidence] = {}
+        self.have_room: set[WorkerState] = set()  # finished a task since they were last filled
+        self.sent = 0  # tasks sent beyond stock's depth
+        self._next_fill: asyncio.Handle | None = None
+
+    def close(self) -> None:
+        """Send no more; what workers hold already stays there."""
+        if self._next_fill is not None:
+            self._next_fill.cancel()
+            self._next_fill = None
+        self.have_room.clear()
+        self.evidence.clear()
+
+    def finished(self, key: Any, start: str, finish: str, details: dict[str, Any]) -> None:
+        """For every transition of a task, from the plugin's hook: make it quick."""
+        if start != "processing" or not self.scheduler.queued:
+            return
+        ws = self.scheduler.workers.get(details.get("worker"))
+        if ws is None:
+            return
+        self.have_room.add(ws)
+        ts = self.scheduler.tasks[key]
+        if finish != "memory" or not ts.group.states["queued"]:
+            return  # says nothing about tasks that wait
+        evidence = self._evidence_of(ts.group)
+        if evidence is None:
+            self._forget_gone_groups()
+            evidence = self.evidence[ts.group.name] = Evidence(ts.group)
+        duration = compute_seconds(details.get("startstops"))
+        nbytes = ts.get_nbytes()
+        if duration is None or nbytes > self.settings.tiny_nbytes:
+            evidence.reset()
+            return
+        evidence.add(duration, nbytes)
+        if self._next_fill is None and evidence.streak >= self.settings.proven:
+            # Not at once: this is in the middle of somebody's transitions. After this turn of the
+            # loop all that finished together is known, and one message refills a worker.
+            self._next_fill = asyncio.get_running_loop().call_soon(self.fill)
+
+    def _evidence_of(self, group: TaskGroup) -> Evidence | None:
+        evidence = self.evidence.get(group.name)
+        # A group that was forgotten may come back under its name, with other work to do.
+        return evidence if evidence is not None and evidence.group is group else None
+
+    def _forget_gone_groups(self) -> None:
+        if len(self.evidence) > 2 * len(self.scheduler.task_groups) + 16:
+            for name in self.evidence.keys() - self.scheduler.task_groups.keys():
+                del self.evidence[name]
+
+    def depth(self, ts: TaskState, workers: Iterable[WorkerState], stock: float) -> float:
+        """How many tasks like ``ts`` each of ``workers`` may hold for each of its threads.
+
+        It is ``stock``, the user's worker-saturation, or more.
+        """
+        settings = self.settings
+        evidence = self._evidence_of(ts.group)
+        if evidence is None or evidence.streak < settings.proven:
+            return stock
+        if evidence.duration > settings.tiny_duration:
+            return stock
+        if ts.prefix.duration_average < 0:
+            # A worker's heartbeat told of one that takes unusually long and still runs.
+            return stock
+        depth = float(settings.queue_depth)
+        if evidence.duration:
+            depth = min(depth, settings.queue_work / evidence.duration)
+        if evidence.largest:
+            for ws in workers:
+                if ws.memory_limit:
+                    room = settings.queue_memory * ws.memory_limit / max(ws.nthreads, 1)
+                    depth = min(depth, room / evidence.largest)
+        return max(stock, float(int(depth)))
+
+    def fill(self) -> None:
+        """Send tiny root tasks from the front of the queue to workers that have room for them."""
+        self._next_fill = None
+        scheduler = self.scheduler
+        candidates = {
+            ws
+            for ws in self.have_room
+            if scheduler.workers.get(ws.address) is ws and ws in scheduler.running
+        }
+        self.have_room = candidates
+        if not candidates or not scheduler.queued:
+            return
+        stock = scheduler.WORKER_SATURATION
+        depth = self.depth(scheduler.queued.peek(), candidates, stock)
+        # Half empty first: a worker then gets several tasks in one message, not one in each.
+        workers = {ws for ws in candidates if 2 * in_flight(ws) <= ceil(depth * ws.nthreads)}
+        if depth <= stock or not workers:
+            return
+        self.have_room = candidates - workers
+        now_in_force = stock
+        stimulus_id = f"fastworker-fill-{time.time()}"
+        try:
+            while scheduler.queued:
+                ts = scheduler.queued.peek()
+                depth = self.depth(ts, workers, stock)
+                if depth <= stock:
+                    break
+                if depth != now_in_force:
+                    now_in_force = scheduler.WORKER_SATURATION = depth
+                    for ws in workers:
+                        scheduler.check_idle_saturated(ws)
+                if not scheduler.idle_task_count:
+                    break
+                scheduler.transitions({ts.key: "processing"}, stimulus_id)
+                if ts.state == "queued":
+                    break  # stock would not send it
+                self.sent += 1
+        finally:
+            scheduler.WORKER_SATURATION = stock
+            # Stock may have chosen a worker that had room before.
+            for ws in workers | scheduler.idle_task_count:
+                scheduler.check_idle_saturated(ws)
+
+
+def in_flight(ws: WorkerState) -> int:
+    """Tasks that a worker holds and that take, or will take, one of its threads."""
+    return len(ws.processing) - len(ws.long_running)
+
+
+def compute_seconds(startstops: Any) -> float | None:
+    """How long a task computed, by what its worker tells; None if it does not."""
+    seconds = None
+    for part in startstops or ():
+        if part["action"] == "compute":
+            seconds = (seconds or 0.0) + max(0.0, part["stop"] - part["start"])
+    return seconds
