@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from cluster_launcher import wait_for
+from distributed import Client
 
 from fastworker.demo import command, demo_command, stages
 
@@ -33,6 +35,8 @@ def start_demo(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
+            # A shell may have started these tests with Ctrl-C switched off, as it does with "&".
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", **(env or {})},
         )
         started.append(process)
@@ -107,6 +111,28 @@ def test_interrupted(start_demo, number):
     assert process.wait(timeout=30) == 128 + number
     assert "Traceback" not in process.stderr.read()
     wait_for(lambda: not any(child.is_running() for child in children), 10, "its processes left")
+
+
+def test_hold(start_demo):
+    """The cluster serves until Ctrl-C."""
+    process = start_demo(*SMALL, "--no-compare", "--workers=1", "--hold")
+    lines = []
+    while not lines or "stays up" not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    (address,) = re.findall(r"scheduler +(tcp://\S+)", "".join(lines))
+    with Client(address, timeout=20) as client:
+        assert client.submit(sum, [1, 2]).result(timeout=20) == 3
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+
+
+def test_taken_port_is_an_error(start_demo):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = start_demo(*SMALL, f"--port={server.getsockname()[1]}")
+        _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert re.search(r"the process of scheduler ended with status [1-9]", err)
 
 
 def test_dead_worker_is_an_error(start_demo):
