@@ -69,6 +69,7 @@ class Recorder:
             "format": FORMAT,
             "environment": {
                 "python": platform.python_version(),
+                "cpu": cpu_model(),
                 "machine": platform.machine(),
                 "system": platform.system(),
                 "distributed": distributed.__version__,
@@ -76,6 +77,17 @@ class Recorder:
             },
             "ratios": {name: asdict(r) for name, r in sorted(self.ratios.items())},
         }
+
+
+def cpu_model() -> str:
+    """What the ratios were measured on; caches and branch predictors have a say in them."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
 
 
 RECORDER = pytest.StashKey[Recorder]()
@@ -191,10 +203,11 @@ class Versus:
         unit: str = "us",
         at_least: float | None = None,
         at_most: float | None = None,
+        judged: bool = True,
     ) -> None:
         """Record the ratio stock / ours as `name`, and one for each of `others` as `name/other`.
 
-        Only the first one is judged: it says all that there is to say about ours. `per` is how
+        Only the first one may be judged: it says all that there is to say about ours. `per` is how
         many operations one round does; figures are microseconds for one of them.
         """
         if not self.benchmark.enabled:
@@ -229,7 +242,7 @@ class Versus:
                 unit=unit,
                 at_least=None if other else at_least,
                 at_most=None if other else at_most,
-                judged=not other,
+                judged=judged and not other,
             )
             self.benchmark.extra_info[other or "stock"] = asdict(ratio)
 

@@ -124,6 +124,8 @@ def compare(
         ours=side(ReadyQueue(), lists["ours"]),
         per=len(lists["ours"]),
         at_least=10,
+        # With 100,000 entries caches decide, and what else the machine does: no ratio is steady
+        judged=size == "1k",
     )
 
 

@@ -132,6 +132,13 @@ def test_new_benchmark_is_told_not_failed(files: Files, capsys: pytest.CaptureFi
     assert "new, not in the baseline: b" in capsys.readouterr().out
 
 
+def test_other_environment_is_judged_less_strictly(files: Files) -> None:
+    baseline = content({"a": entry(10.0)}, cpu="one")
+    assert files.check(baseline, content({"a": entry(8.0)}, cpu="one")) == 1
+    assert files.check(baseline, content({"a": entry(8.0)}, cpu="other")) == 0
+    assert files.check(baseline, content({"a": entry(5.5)}, cpu="other")) == 1
+
+
 def test_other_environment_is_told(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     baseline = content({"a": entry(10.0)}, distributed="2025.12.0", fastworker="0.1.0")
     run = content({"a": entry(10.0)}, distributed="2026.8.0", fastworker="0.2.0")
