@@ -218,7 +218,7 @@ def test_garbage_collected_in_a_cycle_while_a_task_lives_on() -> None:
         pass
 
     survivor = TaskState("x", priority=(0,))
-    for _ in range(100):
+    for _ in range(20):
         holder = Holder()
         holder.queue = ReadyQueue([survivor, TaskState("y", run_spec=holder, priority=(1,))])
         del holder
