@@ -11,7 +11,7 @@ import distributed
 from dask.typing import Key
 from distributed.comm import Comm
 from distributed.core import Status
-from distributed.worker import WORKER_ANY_RUNNING, fail_hard
+from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
     Execute,
@@ -25,6 +25,7 @@ from distributed.worker_state_machine import (
 
 from fastworker.core import WorkerState
 from fastworker.outbox import Outbox
+from fastworker.spans import SpansExtension
 from fastworker.stream import SchedulerStream, UnloadableTask
 from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
@@ -70,6 +71,8 @@ class Worker(Verbs, StateViews, distributed.Worker):
         ):
             scheduler_ip = DEFAULT_SCHEDULER if scheduler_port is None else "127.0.0.1"
         kwargs.setdefault("WorkerStateClass", WorkerState)
+        if kwargs.get("extensions") is None:
+            kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
         self.stream_handlers["compute-task"] = self._handle_compute_task

@@ -59,7 +59,6 @@ class TaskVerbs(Steering):
         resource_restrictions: Mapping[str, float] | None = None,
         actor: bool = False,
         annotations: Mapping[str, Any] | None = None,
-        span_id: str | None = None,
         stimulus_id: str | None = None,
     ) -> None:
         """Take on a task, as if the scheduler had sent it.
@@ -85,8 +84,8 @@ class TaskVerbs(Steering):
             Sizes of the inputs in bytes; without it they are estimated.
         run_id
             The scheduler's number for this run; it dismisses results of any other run.
-        resource_restrictions, actor, annotations, span_id
-            As in distributed's ``ComputeTaskEvent``.
+        resource_restrictions, actor, annotations
+            As in distributed's ``ComputeTaskEvent``. The task belongs to no span.
 
         If a part cannot be unpickled, the scheduler is told that the task erred, with the
         exception, and nothing of the task stays here.
@@ -142,7 +141,7 @@ class TaskVerbs(Steering):
                 resource_restrictions=restrictions,
                 actor=actor,
                 annotations=dict(annotations or {}),
-                span_id=span_id,
+                span_id=None,
                 stimulus_id=stimulus_id,
             )
         )

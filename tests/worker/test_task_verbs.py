@@ -57,6 +57,22 @@ async def test_add_task_runs_it_and_reports(c, s, a):
 
 
 @cluster(nthreads=ONE_WORKER)
+async def test_a_heartbeat_after_a_task_added_by_hand(c, s, a):
+    """The scheduler knows no span that its time could go to."""
+    a.add_task("x", 1, {}, add, (1, 2))
+    await until(
+        lambda: any(k[:2] == ("execute", None) for k in a.digests_total if type(k) is tuple)
+    )
+    assert await c.submit(inc, 1, key="y") == 2
+    await a.heartbeat()
+    await asyncio.sleep(0)
+    assert a.status == Status.running and a.address in s.workers
+    # The other one's time arrives
+    [span] = s.extensions["spans"].spans.values()
+    assert any(context == "execute" for context, *_ in span.cumulative_worker_metrics)
+
+
+@cluster(nthreads=ONE_WORKER)
 async def test_add_task_in_the_scheduler_s_stead(c, s, a):
     """A run that the scheduler has assigned, reported under its own number, is believed."""
     with gate("stead") as g:
