@@ -1,6 +1,7 @@
 """The worker's state: what is known of every task and every peer."""
 
 from fastworker.core.counters cimport TaskCounter
+from fastworker.core.lock cimport Lock
 from fastworker.core.log cimport StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
 from fastworker.core.recs cimport Recs
@@ -8,7 +9,11 @@ from fastworker.core.task cimport TaskState
 
 
 cdef class Base:
-    # All of it is guarded by one lock, the caller's: today that is the event loop's thread.
+    # All of it is guarded by `lock`, taken by every stimulus. Single attributes and items may be
+    # read without it, by any thread that has the GIL; who iterates must hold it.
+    cdef readonly Lock lock
+    # What may run user code when it is let go, kept until nobody holds the lock
+    cdef list trash
     cdef object __weakref__
     cdef object address_
     cdef dict remote  # {address of a peer: whether it is on another host}, as far as asked for
@@ -67,6 +72,10 @@ cdef class Base:
     cdef Recs touched  # tasks to be counted again when it is done; no state is recommended
     cdef list hooks  # `transition` methods of plugins, or None
 
+    cdef int enter(self) except -1
+    cdef int leave(self) except -1
+    cdef int discard(self, object value) except -1
+    cdef int discard_error(self, TaskState ts) except -1
     cdef TaskState create_task(self, object key)
     cdef int touch(self, TaskState ts) except -1
     cdef TaskState ensure_task_exists(self, object key, TaskState like, object stimulus_id)

@@ -6,6 +6,7 @@ from typing import Any
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from fastworker.core.counters import TaskCounter
+from fastworker.core.lock import Lock
 from fastworker.core.log import StimulusLog, TransitionLog
 from fastworker.core.ready import ReadyQueue
 from fastworker.core.task import TaskState
@@ -14,6 +15,8 @@ class PeerQueues(dict[str, ReadyQueue]):
     def __missing__(self, address: str) -> ReadyQueue: ...
 
 class Base:
+    @property
+    def lock(self) -> Lock: ...
     address: str
     data: MutableMapping[Any, Any]
     threads: dict[Any, int]

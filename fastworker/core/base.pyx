@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 
 from fastworker.core.counters cimport TaskCounter
+from fastworker.core.lock cimport Lock
 from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
 from fastworker.core.recs cimport Recs
@@ -39,6 +40,8 @@ cdef class Base:
 
     def __cinit__(self, *args, **kwargs):
         # What compiled code relies on exists before any __init__, a subclass's included
+        self.lock = Lock()
+        self.trash = []
         self.data = {}
         self.threads = {}
         self.plugins = {}
@@ -64,6 +67,7 @@ cdef class Base:
         maxlen = dask.config.get("distributed.admin.low-level-log-length")
         self.log = TransitionLog(maxlen)
         self.stimulus_log = StimulusLog(maxlen)
+        self.log.lock = self.stimulus_log.lock = self.lock
         self.task_counter = TaskCounter()
         self.rng = random.Random(0)
         self.touched = Recs.__new__(Recs)
@@ -114,6 +118,31 @@ cdef class Base:
     def address(self, value):
         self.address_ = value
         self.remote.clear()
+
+    cdef int enter(self) except -1:
+        """Before anything is read or changed that has to hang together."""
+        return self.lock.acquire()
+
+    cdef int leave(self) except -1:
+        cdef list trash
+        if self.lock.depth == 1 and self.trash:
+            trash = self.trash
+            self.trash = []
+            self.lock.release()
+            trash.clear()
+            return 0
+        return self.lock.release()
+
+    cdef int discard(self, object value) except -1:
+        """Let a value go when nobody holds the lock any more."""
+        if value is not None:
+            self.trash.append(value)
+        return 0
+
+    cdef int discard_error(self, TaskState ts) except -1:
+        if ts.extras is not None and ts.extras.exception is not None:
+            self.trash.append((ts.extras.exception, ts.extras.traceback))
+        return 0
 
     cdef TaskState create_task(self, object key):
         cdef TaskState ts = new_task(key)
@@ -224,6 +253,7 @@ cdef class Base:
         ts.next_ = NONE
         ts.done = False
         ts.coming_from = None
+        self.discard_error(ts)
         clear_error(ts, False)
 
         if ts.n_slots:

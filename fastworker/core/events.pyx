@@ -142,6 +142,7 @@ cdef class Events(Machine):
             return 0
 
         recs.put(ts, WAITING)
+        self.discard(ts.run_spec)
         ts.run_spec = run_spec
         # Newest first among those that the scheduler finds equally urgent
         set_priority(ts, priority)
@@ -150,6 +151,7 @@ cdef class Events(Machine):
         self.generation -= 1
         if actor:
             self.actors[ts.key] = None
+        self.discard_error(ts)
         clear_error(ts, True)
         ts.annotations = annotations
         ts.span_id = span_id

@@ -1,5 +1,7 @@
 """What happened to which task: a ring of plain records, made into tuples and events when read."""
 
+from fastworker.core.lock cimport Lock
+
 cdef enum Kind:
     # What a record says, and with it the shape of the tuple that it becomes
     TRANSITION
@@ -27,11 +29,12 @@ cdef struct Record:
 
 
 cdef class Log:
-    pass
+    # Of the core that writes to the log: guards all that a log holds
+    cdef Lock lock
 
 
 cdef class TransitionLog(Log):
-    # Guarded by the lock of the core that owns it. References are dropped only after the record
+    # References are dropped only after the record
     # that held them has been overwritten, since dropping one can run anything.
     cdef Record* ring
     cdef Py_ssize_t limit  # -1: none
@@ -49,5 +52,5 @@ cdef class TransitionLog(Log):
 
 cdef class StimulusLog(Log):
     # A deque of events, or of tuples (class, handled, stimulus_id, *fields) for the events that
-    # would keep a run_spec or a value alive, see EVENT_FIELDS. Guarded like the other one.
+    # would keep a run_spec or a value alive, see EVENT_FIELDS.
     cdef object entries

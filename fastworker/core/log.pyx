@@ -7,6 +7,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
+from fastworker.core.lock cimport Lock
 from fastworker.core.states cimport state_name
 
 from distributed.worker_state_machine import (
@@ -40,6 +41,9 @@ cdef inline void* own(object x):
 
 cdef class Log:
     """What both logs share: they read like a deque with a maximum length."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.lock = Lock()
 
     def __reversed__(self):
         return reversed(self._all())
@@ -189,14 +193,16 @@ cdef class TransitionLog(Log):
 
     def append(self, tuple entry not None):
         """Add a record of one's own."""
-        self.write(OPAQUE, None, entry, None, 0.0)
+        with self.lock:
+            self.write(OPAQUE, None, entry, None, 0.0)
 
     def clear(self):
         cdef TransitionLog old = TransitionLog()
-        old.ring, self.ring = self.ring, NULL
-        old.capacity, self.capacity = self.capacity, 0
-        old.start, self.start = self.start, 0
-        old.count, self.count = self.count, 0
+        with self.lock:
+            old.ring, self.ring = self.ring, NULL
+            old.capacity, self.capacity = self.capacity, 0
+            old.start, self.start = self.start, 0
+            old.count, self.count = self.count, 0
 
     def __len__(self):
         return self.count
@@ -205,10 +211,12 @@ cdef class TransitionLog(Log):
         return iter(self._all())
 
     def _all(self):
-        return [self.read(i) for i in range(self.count)]
+        with self.lock:
+            return [self.read(i) for i in range(self.count)]
 
     def _at(self, Py_ssize_t i):
-        return self.read(i)
+        with self.lock:
+            return self.read(i)
 
     def __reduce__(self):
         return _restore_log, (self.maxlen, self._all())
@@ -273,7 +281,9 @@ cdef class StimulusLog(Log):
         return iter(self._all())
 
     def _all(self):
-        return [read_event(entry) for entry in list(self.entries)]
+        with self.lock:
+            entries = list(self.entries)
+        return [read_event(entry) for entry in entries]
 
     def _at(self, Py_ssize_t i):
         return read_event(self.entries[i])

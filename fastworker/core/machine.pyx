@@ -231,8 +231,12 @@ cdef class Machine(Planner):
         """
         cdef list records = []
         cdef Recs recs = from_named(recommendations)
-        self.begin()
-        self.follow(recs, stimulus_id, records)
+        self.enter()
+        try:
+            self.begin()
+            self.follow(recs, stimulus_id, records)
+        finally:
+            self.leave()
         return to_instructions(records)
 
     def _transition(self, TaskState ts not None, finish, *args, stimulus_id):
@@ -247,21 +251,27 @@ cdef class Machine(Planner):
         cdef Recs recs = Recs.__new__(Recs)
         if type(finish) is tuple and finish:
             finish, *args = finish
-        self.begin()
-        self.touch(ts)
-        self.transition(ts, real_state_code(finish), tuple(args), stimulus_id, recs, records)
+        self.enter()
+        try:
+            self.begin()
+            self.touch(ts)
+            self.transition(ts, real_state_code(finish), tuple(args), stimulus_id, recs, records)
+        finally:
+            self.leave()
         return recs.named(), to_instructions(records)
 
     def _ensure_computing(self):
         """Recommend ready tasks for execution while there are threads; see `_transition`."""
         cdef Recs recs = Recs.__new__(Recs)
-        self.ensure_computing(recs)
+        with self.lock:
+            self.ensure_computing(recs)
         return recs.named(), []
 
     def _ensure_communicating(self, *, stimulus_id):
         """Recommend keys for flight, with a GatherDep for each peer; see `_transition`."""
         cdef Recs recs = Recs.__new__(Recs)
         cdef list records = []
-        self.begin()
-        self.ensure_communicating(stimulus_id, recs, records)
+        with self.lock:
+            self.begin()
+            self.ensure_communicating(stimulus_id, recs, records)
         return recs.named(), to_instructions(records)

@@ -4,6 +4,7 @@ from fastworker.core.events cimport Events
 
 
 cdef class WorkerState(Events):
+    cdef list handle_events(self, tuple stims)
     cdef int log_event(self, object event) except -1
     cpdef list compute_task(
         self, object key, object run_id, object priority, object run_spec, object who_has,

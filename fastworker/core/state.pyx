@@ -29,7 +29,8 @@ cdef class WorkerState(Events):
 
     It takes the same arguments and events, gives the same instructions and has the same attributes
     as ``distributed.worker_state_machine.WorkerState``, which defines what they mean. It does no
-    I/O, starts no threads and is to be used by one thread at a time.
+    I/O and starts no threads. Any thread may give it stimuli; `lock` is held while one is handled,
+    and to be held by who wants several attributes of one moment.
 
     Parameters
     ----------
@@ -75,15 +76,24 @@ cdef class WorkerState(Events):
         distributed.worker_state_machine.InvalidTransition, InvalidTaskState
             As stock's, on a broken state.
         """
+        return to_instructions(self.handle_events(stims))
+
+    cdef list handle_events(self, tuple stims):
+        """The same, but the answer is records (see records.pxd)."""
         cdef list records = []
-        cdef Recs recs = self.take_recs()
-        for event in stims:
-            self.begin()
-            self.log_event(event)
-            self.handle(event, recs, records)
-            self.follow(recs, event.stimulus_id, records)
-        self.give_recs(recs)
-        return to_instructions(records)
+        cdef Recs recs
+        self.enter()
+        try:
+            recs = self.take_recs()
+            for event in stims:
+                self.begin()
+                self.log_event(event)
+                self.handle(event, recs, records)
+                self.follow(recs, event.stimulus_id, records)
+            self.give_recs(recs)
+        finally:
+            self.leave()
+        return records
 
     cdef int log_event(self, object event) except -1:
         """Keep the event, but for its run_spec or value."""
@@ -123,24 +133,29 @@ cdef class WorkerState(Events):
     ):
         """A `ComputeTaskEvent`; `who_has` and `nbytes` may be None for no dependencies."""
         cdef list records = []
-        cdef Recs recs = self.take_recs()
-        self.begin()
-        if type(priority) is list:
-            priority = tuple(priority)
-        if who_has is None:
-            who_has = {}
-        if nbytes is None:
-            nbytes = {}
-        self.stimulus_log.entries.append((
-            ComputeTaskEvent, self.now, stimulus_id, key, run_id, who_has, nbytes, priority,
-            resource_restrictions, actor, annotations, span_id,
-        ))
-        self.on_compute_task(
-            key, run_id, who_has, nbytes, priority, run_spec, resource_restrictions, actor,
-            annotations, span_id, stimulus_id, recs, records,
-        )
-        self.follow(recs, stimulus_id, records)
-        self.give_recs(recs)
+        cdef Recs recs
+        self.enter()
+        try:
+            recs = self.take_recs()
+            self.begin()
+            if type(priority) is list:
+                priority = tuple(priority)
+            if who_has is None:
+                who_has = {}
+            if nbytes is None:
+                nbytes = {}
+            self.stimulus_log.entries.append((
+                ComputeTaskEvent, self.now, stimulus_id, key, run_id, who_has, nbytes, priority,
+                resource_restrictions, actor, annotations, span_id,
+            ))
+            self.on_compute_task(
+                key, run_id, who_has, nbytes, priority, run_spec, resource_restrictions, actor,
+                annotations, span_id, stimulus_id, recs, records,
+            )
+            self.follow(recs, stimulus_id, records)
+            self.give_recs(recs)
+        finally:
+            self.leave()
         return records
 
     cpdef list task_done(
@@ -149,14 +164,19 @@ cdef class WorkerState(Events):
     ):
         """An `ExecuteSuccessEvent`."""
         cdef list records = []
-        cdef Recs recs = self.take_recs()
-        self.begin()
-        self.stimulus_log.entries.append((
-            ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
-        ))
-        self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
-        self.follow(recs, stimulus_id, records)
-        self.give_recs(recs)
+        cdef Recs recs
+        self.enter()
+        try:
+            recs = self.take_recs()
+            self.begin()
+            self.stimulus_log.entries.append((
+                ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
+            ))
+            self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
+            self.follow(recs, stimulus_id, records)
+            self.give_recs(recs)
+        finally:
+            self.leave()
         return records
 
     cpdef list data_arrived(
@@ -164,25 +184,35 @@ cdef class WorkerState(Events):
     ):
         """A `GatherDepSuccessEvent`."""
         cdef list records = []
-        cdef Recs recs = self.take_recs()
-        self.begin()
-        self.stimulus_log.entries.append((
-            GatherDepSuccessEvent, self.now, stimulus_id, worker, total_nbytes, tuple(data)
-        ))
-        self.on_data(worker, total_nbytes, data, stimulus_id, recs)
-        self.follow(recs, stimulus_id, records)
-        self.give_recs(recs)
+        cdef Recs recs
+        self.enter()
+        try:
+            recs = self.take_recs()
+            self.begin()
+            self.stimulus_log.entries.append((
+                GatherDepSuccessEvent, self.now, stimulus_id, worker, total_nbytes, tuple(data)
+            ))
+            self.on_data(worker, total_nbytes, data, stimulus_id, recs)
+            self.follow(recs, stimulus_id, records)
+            self.give_recs(recs)
+        finally:
+            self.leave()
         return records
 
     cpdef list free_keys(self, object keys, object stimulus_id):
         """A `FreeKeysEvent`."""
         cdef list records = []
-        cdef Recs recs = self.take_recs()
-        self.begin()
-        self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
-        self.on_free_keys(keys, stimulus_id, recs)
-        self.follow(recs, stimulus_id, records)
-        self.give_recs(recs)
+        cdef Recs recs
+        self.enter()
+        try:
+            recs = self.take_recs()
+            self.begin()
+            self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
+            self.on_free_keys(keys, stimulus_id, recs)
+            self.follow(recs, stimulus_id, records)
+            self.give_recs(recs)
+        finally:
+            self.leave()
         return records
 
     # -------------------------------------------------------------------------------- accessors
@@ -197,7 +227,8 @@ cdef class WorkerState(Events):
         """All tasks whose code is running: executing, long-running, and those of them that have
         been cancelled or resumed since.
         """
-        return self.executing | self.long_running
+        with self.lock:
+            return self.executing | self.long_running
 
     @property
     def in_flight_tasks_count(self):
@@ -211,7 +242,8 @@ cdef class WorkerState(Events):
 
     def _update_who_has(self, who_has):
         """Replace what is known of the holders of some keys: ``{key: addresses}``."""
-        self.update_who_has(who_has)
+        with self.lock:
+            self.update_who_has(who_has)
 
     # ------------------------------------------------------------------------------ diagnostics
 
@@ -226,15 +258,24 @@ cdef class WorkerState(Events):
 
     def validate_task(self, TaskState ts not None):
         """Raises ``InvalidTaskState`` where the task and the collections disagree."""
-        validation.validate_task(self, ts)
+        with self.lock:
+            validation.validate_task(self, ts)
 
     def validate_state(self):
         """Raises ``InvalidTaskState`` or AssertionError where anything disagrees."""
-        validation.validate_state(self)
+        with self.lock:
+            validation.validate_state(self)
 
     def _to_dict(self, *, exclude=()):
         """A picture for ``Client.dump_cluster_state``: only strings, numbers, lists and dicts."""
-        info = {
+        with self.lock:
+            info = self._picture()
+            for name in exclude:
+                info.pop(name, None)
+            return recursive_to_dict(info, exclude=exclude)
+
+    def _picture(self):
+        return {
             "address": self.address,
             "nthreads": self.nthreads,
             "running": self.running,
@@ -259,16 +300,14 @@ cdef class WorkerState(Events):
             "task_counts": dict(self.task_counter.current_count()),
             "task_cumulative_elapsed": dict(self.task_counter.cumulative_elapsed()),
         }
-        for name in exclude:
-            info.pop(name, None)
-        return recursive_to_dict(info, exclude=exclude)
 
     # ------------------------------------------------------------------------------ pickling
 
     def __reduce__(self):
-        return type(self), (), {
-            name: getattr(self, name) for name in (*READONLY, *PLAIN) if hasattr(self, name)
-        }
+        with self.lock:
+            return type(self), (), {
+                name: getattr(self, name) for name in (*READONLY, *PLAIN) if hasattr(self, name)
+            }
 
     def __setstate__(self, dict state):
         cdef TaskState ts
@@ -288,6 +327,7 @@ cdef class WorkerState(Events):
         self.busy_workers = state["busy_workers"]
         self.log = state["log"]
         self.stimulus_log = state["stimulus_log"]
+        self.log.lock = self.stimulus_log.lock = self.lock
         self.task_counter = state["task_counter"]
         for ts in self.tasks.values():
             ts.counts = self.task_counter.of_key(ts.key)
