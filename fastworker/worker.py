@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dask
@@ -11,6 +12,7 @@ import distributed
 from dask.typing import Key
 from distributed.comm import Comm
 from distributed.core import Status
+from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
@@ -24,6 +26,8 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
+from fastworker.execution.engine import Engine
+from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.outbox import Outbox
 from fastworker.spans import SpansExtension
 from fastworker.stream import SchedulerStream, UnloadableTask
@@ -75,8 +79,38 @@ class Worker(Verbs, StateViews, distributed.Worker):
             kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
+        self._engine = self._make_engine()
         self.stream_handlers["compute-task"] = self._handle_compute_task
         self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
+
+    def _make_engine(self) -> Engine | None:
+        """What runs plain tasks without the event loop, in threads of its own.
+
+        None where everything goes the way of stock: with a state machine or a default executor of
+        the user's, or a subclass that has its own idea of how to execute a task.
+        """
+        pool = self.executors["default"]
+        if (
+            not isinstance(self.state, WorkerState)
+            or type(pool) is not ThreadPoolExecutor
+            or type(self).execute is not Worker.execute
+            or type(self).handle_stimulus is not Worker.handle_stimulus
+        ):
+            return None
+        # Nothing has been submitted yet, so that the pool it replaces has no threads
+        pull_pool = PullThreadPoolExecutor(
+            pool._max_workers, thread_name_prefix=pool._thread_name_prefix
+        )
+        self.executors["default"] = pull_pool
+        self.active_keys = ActiveKeys()
+        engine = pull_pool.engine = Engine(self, self.state, pull_pool)
+        return engine
+
+    async def start_unsafe(self) -> Worker:
+        if self._engine is not None:
+            self._engine.start(asyncio.get_running_loop())
+        await super().start_unsafe()
+        return self
 
     async def register(self) -> None:
         """Join the scheduler, starting the worker if need be; does nothing if it has joined.
@@ -131,7 +165,10 @@ class Worker(Verbs, StateViews, distributed.Worker):
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]
         if type(task) is not UnloadableTask:
-            self.handle_stimulus(ComputeTaskEvent(**message))
+            if self._engine is not None:
+                self._engine.compute(**message)
+            else:
+                self.handle_stimulus(ComputeTaskEvent(**message))
             return
         known = self.state.tasks.get(message["key"])
         if known is not None and known.state in NEEDS_NO_RUN_SPEC:
@@ -172,7 +209,10 @@ class Worker(Verbs, StateViews, distributed.Worker):
     def handle_stimulus(self, *stims: StateMachineEvent) -> None:
         """Let the state machine handle events, and carry out what it decides."""
         try:
-            self._follow(self.state.handle_stimulus(*stims))
+            if self._engine is not None:
+                self._engine.handle(*stims)
+            else:
+                self._follow(self.state.handle_stimulus(*stims))
             # A worker with a free thread has no time to lose: what it reports is what it will be
             # sent work for. One that is full collects its messages, as stock does.
             if len(self.state.executing) < self.state.nthreads:
@@ -180,6 +220,13 @@ class Worker(Verbs, StateViews, distributed.Worker):
         except Exception as error:
             self._report_broken_state(error)
             raise
+
+    @fail_hard  # type: ignore[untyped-decorator]
+    def _fail_as_thread_did(self, error: BaseException) -> None:
+        """End as `handle_stimulus` would have, had the error come up there."""
+        if isinstance(error, Exception):
+            self._report_broken_state(error)
+        raise error
 
     def _report_broken_state(self, error: Exception) -> None:
         """Tell the scheduler's event log about an error that says which task went wrong."""
@@ -227,6 +274,16 @@ class Worker(Verbs, StateViews, distributed.Worker):
             return "..."
         names = ", ".join(str(key) for key in list(gather.to_gather)[:NAMED_KEYS])
         return names if len(names) <= NAMED_KEYS_CHARS else names[: NAMED_KEYS_CHARS - 3] + "..."
+
+
+class ActiveKeys(set[Key]):
+    """The keys of the tasks that run, which any thread may add to or take from at any time.
+
+    Iteration goes over a copy, made in one operation.
+    """
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(list(super().copy()))
 
 
 #: In these states a task has been given its run_spec, or has no need of one any more.

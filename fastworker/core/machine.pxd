@@ -28,4 +28,5 @@ cdef class Machine(Planner):
     ) except -1
     cdef int notify_plugins(self, object key, int start, int finish) except -1
     cdef int begin(self) except -1
+    cdef bint find_hooks(self) except -1
     cdef int count_touched(self) except -1

@@ -39,6 +39,11 @@ cdef class Machine(Planner):
     cdef int begin(self) except -1:
         """Before each event."""
         self.now = wall_clock()
+        self.find_hooks()
+        return 0
+
+    cdef bint find_hooks(self) except -1:
+        """Whether a plugin wants to know of transitions; which, is in `hooks`."""
         self.hooks = None
         for name, plugin in self.plugins.items():
             if getattr(type(plugin), "transition", None) is not NO_HOOK or (
@@ -48,7 +53,7 @@ cdef class Machine(Planner):
                     if self.hooks is None:
                         self.hooks = []
                     self.hooks.append((name, plugin))
-        return 0
+        return self.hooks is not None
 
     cdef int follow(self, Recs recs, object stimulus_id, list records) except -1:
         """Carry out recommendations and what they lead to, then see what can be fetched now.

@@ -9,6 +9,7 @@ cdef class Run:
     """Run this task: becomes an `Execute`."""
     cdef readonly TaskState task
     cdef readonly object stimulus_id
+    cdef readonly double when  # it became executable, in seconds since the epoch
 
 
 cdef class Finished:
@@ -36,8 +37,9 @@ cdef class Dropped:
     cdef readonly object stimulus_id
 
 
-cdef Run run(TaskState ts, object stimulus_id)
+cdef Run run(TaskState ts, double now, object stimulus_id)
 cdef Held held(TaskState ts, object stimulus_id)
 cdef Dropped dropped(TaskState ts, object stimulus_id)
 cdef Finished finished(TaskState ts, object run_id, object thread, object stimulus_id)
+cpdef tuple describe_type(object cls)
 cpdef list to_instructions(list records)

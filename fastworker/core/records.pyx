@@ -23,7 +23,7 @@ cdef enum:
     MAX_PICKLED_TYPES = 1_000
 
 
-cdef tuple describe_type(object cls):
+cpdef tuple describe_type(object cls):
     """The pickle of a type and its name; of the name alone where the type cannot be pickled."""
     cdef tuple out = PICKLED_TYPES.get(cls)
     if out is None:
@@ -103,9 +103,10 @@ cdef Dropped dropped(TaskState ts, object stimulus_id):
     return out
 
 
-cdef Run run(TaskState ts, object stimulus_id):
+cdef Run run(TaskState ts, double now, object stimulus_id):
     cdef Run out = Run.__new__(Run)
     out.task = ts
+    out.when = now
     out.stimulus_id = stimulus_id
     return out
 

@@ -391,7 +391,7 @@ cdef int ready_executing(
         expect_runnable(m, ts)
         expect(ts.key not in m.data, ts)
     ts.state_ = EXECUTING
-    records.append(run(ts, stimulus_id))
+    records.append(run(ts, m.now, stimulus_id))
     return 0
 
 

@@ -19,6 +19,7 @@ from distributed.worker_state_machine import (
 from fastworker.verbs import checks
 
 if TYPE_CHECKING:
+    from fastworker.execution.engine import Engine
     import asyncio
 
     from distributed.core import Status
@@ -57,6 +58,7 @@ class Steering:
         status: Status
         address: str
         thread_id: int
+        _engine: Engine | None
         _async_instructions: set[asyncio.Task[StateMachineEvent]]
 
         def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...

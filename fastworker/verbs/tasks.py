@@ -276,8 +276,13 @@ class TaskVerbs(Steering):
         if ts not in self.state.executing and ts not in self.state.long_running:
             raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
         name = f"execute({key!r})"
-        [run] = [task for task in self._async_instructions if task.get_name() == name]
-        return await asyncio.shield(run)
+        for run in self._async_instructions:
+            if run.get_name() == name:
+                return await asyncio.shield(run)
+        assert self._engine is not None  # what the event loop does not run, its threads do
+        outcome: asyncio.Future[StateMachineEvent] = asyncio.get_running_loop().create_future()
+        self._engine.watch(key, outcome)
+        return await outcome
 
     def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:
         """Take ``value`` for the result of ``key``. Does nothing if its result is here already.

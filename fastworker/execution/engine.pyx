@@ -1,0 +1,232 @@
+"""Between the core and the world: what comes in, what goes out, and who runs a task.
+
+Stimuli come from the event loop's thread and from the threads that run plain tasks. Each is handled
+under the core's lock, and what the core answers is routed under the same lock, so that messages
+leave in the order in which the core made them. What may run user code, wait or touch the event loop
+comes after the lock has been let go.
+"""
+
+from contextvars import copy_context
+
+from dask._task_spec import Task
+
+from distributed.worker import WORKER_ANY_RUNNING, _worker_cvar
+from distributed.worker_state_machine import SendMessageToScheduler
+
+from fastworker.core.records cimport Dropped, Finished, Held, Run
+from fastworker.core.state cimport WorkerState
+from fastworker.core.task cimport TaskState
+
+from fastworker.core.records import to_instructions
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject
+    ctypedef struct PyCodeObject:
+        int co_flags
+    ctypedef struct PyFunctionObject:
+        PyObject* func_dict
+        PyObject* func_code
+    bint PyFunction_Check(object o)
+    bint PyCFunction_Check(object o)
+    int CO_COROUTINE
+    int CO_ITERABLE_COROUTINE
+
+
+cdef tuple RUNNING = tuple(WORKER_ANY_RUNNING)
+
+
+cdef bint is_coroutine(object run_spec) except -1:
+    """``run_spec.is_coro``, but without the introspection for what is plainly a plain function."""
+    if type(run_spec) is not Task:
+        return bool(run_spec.is_coro)
+    func = run_spec.func
+    if PyCFunction_Check(func):
+        return False
+    if PyFunction_Check(func) and (<PyFunctionObject*>func).func_dict == NULL:
+        # Whoever marks a function as a coroutine function does it by an attribute
+        return (
+            (<PyCodeObject*>(<PyFunctionObject*>func).func_code).co_flags
+            & (CO_COROUTINE | CO_ITERABLE_COROUTINE)
+        ) != 0
+    return bool(run_spec.is_coro)
+
+
+cdef class Engine:
+    """Drives the core of one worker.
+
+    Parameters
+    ----------
+    worker: fastworker.Worker
+    state: WorkerState
+    pool: PullThreadPoolExecutor
+        Runs plain tasks for as long as it is the worker's default executor.
+    """
+
+    def __init__(self, worker, WorkerState state not None, pool):
+        self.worker = worker
+        self.state = state
+        self.pool = pool
+        self.put = pool._work_queue.put
+        self.worker_vars = vars(worker)
+        self.executors = worker.executors
+        self.outgoing = []
+        self.watchers = {}
+
+    def start(self, loop):
+        """To be called in the event loop, before the first task."""
+        self.loop = loop
+        self.context = copy_context()
+        self.context.run(_worker_cvar.set, self.worker)
+
+    cdef bint running(self) except -1:
+        """Whether the worker is in a state in which tasks may begin."""
+        status = self.worker_vars["_status"]
+        for running in RUNNING:
+            if status is running:
+                return True
+        return False
+
+    cdef bint is_plain(self, TaskState ts) except -1:
+        """Whether a pull thread may run the task; others go the way of stock, by the event loop.
+
+        Runs no user code for the usual kinds of tasks; ``is_coro`` of an unusual one looks at
+        attributes of the function.
+        """
+        cdef TaskState dep
+        cdef dict actors = self.state.actors
+        if self.loop is None or self.state.hooks is not None or ts.run_spec is None:
+            return False
+        if self.executors.get("default") is not self.pool or "execute" in self.worker_vars:
+            return False
+        if ts.annotations and ts.annotations.get("executor", "default") != "default":
+            return False
+        if actors:
+            if ts.key in actors:
+                return False
+            if ts.dependencies_ is not None:
+                for dep in ts.dependencies_:
+                    if dep.key in actors:
+                        return False
+        return not is_coroutine(ts.run_spec)
+
+    cdef Run route(self, list records, bint take, list others):
+        """Distribute what the core answered; the lock is held.
+
+        Messages are kept in order. The first plain task is returned if `take`; others go to the
+        pool. What has to be done by the event loop is added to `others`.
+        """
+        cdef Run mine = None
+        for record in records:
+            if type(record) is Run:
+                if not self.is_plain((<Run>record).task):
+                    others.append(record)
+                elif take and mine is None:
+                    mine = <Run>record
+                else:
+                    self.put(record)
+                    if len(self.pool._threads) < self.pool._max_workers:
+                        self.pool._adjust_thread_count()
+            elif (
+                type(record) is Finished or type(record) is Dropped or type(record) is Held
+                or isinstance(record, SendMessageToScheduler)
+            ):
+                self.outgoing.append(record)
+            else:
+                others.append(record)
+        return mine
+
+    cdef int tell_watchers(self, object key, object event) except -1:
+        """Hand the event that ended a run to whoever waits for it; the lock is held."""
+        cdef list futures = self.watchers.pop(key, None)
+        if futures is not None:
+            self.loop.call_soon_threadsafe(resolve, futures, event)
+        return 0
+
+    # ------------------------------------------------------------------- from the event loop
+
+    def handle(self, *stims):
+        """Let the core handle events of ``distributed.worker_state_machine``."""
+        cdef list others = []
+        self.state.enter()
+        try:
+            self.route(self.state.handle_events(stims), False, others)
+        finally:
+            self.state.leave()
+        self.send_from_loop(others)
+
+    cpdef compute(
+        self, object key, object run_id, object priority, object run_spec, object who_has,
+        object nbytes, object resource_restrictions, bint actor, object annotations,
+        object span_id, object stimulus_id,
+    ):
+        """A task to compute, field by field as in ``ComputeTaskEvent``."""
+        cdef list others = []
+        self.state.enter()
+        try:
+            self.route(
+                self.state.compute_task(
+                    key, run_id, priority, run_spec, who_has, nbytes, resource_restrictions, actor,
+                    annotations, span_id, stimulus_id,
+                ),
+                False, others,
+            )
+        finally:
+            self.state.leave()
+        if others or self.outgoing:
+            self.send_from_loop(others)
+
+    cpdef free_keys(self, object keys, object stimulus_id):
+        """Keys whose data the scheduler does not need here any more."""
+        cdef list others = []
+        self.state.enter()
+        try:
+            self.route(self.state.free_keys(keys, stimulus_id), False, others)
+        finally:
+            self.state.leave()
+        if others or self.outgoing:
+            self.send_from_loop(others)
+
+    cdef int send_from_loop(self, list others) except -1:
+        cdef list outgoing
+        if self.outgoing:
+            outgoing, self.outgoing = self.outgoing, []
+            for message in to_instructions(outgoing):
+                self.worker.batched_send(message.to_dict())
+        if others:
+            self.worker._follow(to_instructions(others))
+        return 0
+
+    def flush(self):
+        self.send_from_loop([])
+
+    # ------------------------------------------------------------------- from a pull thread
+
+    cdef int send_from_thread(self, list others) except -1:
+        if self.outgoing:
+            self.loop.call_soon_threadsafe(self.flush)
+        if others:
+            self.loop.call_soon_threadsafe(self.worker._follow, to_instructions(others))
+        return 0
+
+    cdef int leave_to_loop(self, object event) except -1:
+        """An event that the event loop has to handle, since a plugin is to be told of it there."""
+        self.loop.call_soon_threadsafe(self.worker.handle_stimulus, event)
+        return 0
+
+    # ------------------------------------------------------------------- for the worker
+
+    def watch(self, key, future):
+        """Resolve an asyncio future with the event that will end the present run of a task, which
+        a pull thread has or will have.
+        """
+        self.state.enter()
+        try:
+            self.watchers.setdefault(key, []).append(future)
+        finally:
+            self.state.leave()
+
+
+def resolve(list futures, event):
+    for future in futures:
+        if not future.done():
+            future.set_result(event)

@@ -1,0 +1,77 @@
+"""What becomes of a task that did not return a result."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dask.typing import Key
+from distributed.core import error_message
+from distributed.exceptions import Reschedule
+from distributed.metrics import time
+from distributed.worker_state_machine import (
+    ExecuteFailureEvent,
+    RescheduleEvent,
+    StateMachineEvent,
+)
+
+if TYPE_CHECKING:
+    from fastworker.core import TaskState
+
+logger = logging.getLogger("distributed.worker")
+
+#: How much of a task to write to the log, in characters.
+MAX_TASK_CHARS = 1000
+
+
+def raised(
+    error: BaseException, ts: TaskState, run_id: int, run_spec: Any, start: float, stop: float
+) -> StateMachineEvent:
+    """The event for a task that raised; ``error`` is being handled.
+
+    ``start`` and ``stop`` are in seconds since the epoch, by the scheduler's clock.
+    """
+    key = ts.key
+    if isinstance(error, Reschedule):
+        return RescheduleEvent(key=key, stimulus_id=f"reschedule-{time()}")
+    message = error_message(error)
+    if ts.state in ("executing", "long-running", "resumed"):
+        logger.error(
+            "Compute Failed\n"
+            "Key:       %s\n"
+            "State:     %s\n"
+            "Task:  %s\n"
+            "Exception: %r\n"
+            "Traceback: %r\n",
+            key,
+            ts.state,
+            repr(run_spec)[:MAX_TASK_CHARS],
+            message["exception_text"],
+            message["traceback_text"],
+        )
+    return ExecuteFailureEvent.from_exception(
+        message,
+        key=key,
+        run_id=run_id,
+        start=start,
+        stop=stop,
+        stimulus_id=f"task-erred-{time()}",
+    )
+
+
+def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMachineEvent:
+    """The event for a task whose inputs could not be had; ``error`` is being handled.
+
+    They were released before the task began, say, or cannot be read back from disk.
+    """
+    key: Key = ts.key
+    if ts.state in ("executing", "long-running"):
+        logger.error("Exception during execution of task %r", key, exc_info=True)
+    return ExecuteFailureEvent.from_exception(
+        error, key=key, run_id=run_id, stimulus_id=f"execute-unknown-error-{time()}"
+    )
+
+
+def throw(error: BaseException) -> NoReturn:
+    """Raise in the event loop what a thread must not swallow."""
+    raise error

@@ -1,0 +1,39 @@
+"""What one thread does with one plain task after the other."""
+
+from fastworker.core.records cimport Run
+from fastworker.core.state cimport WorkerState
+from fastworker.core.task cimport TaskState
+from fastworker.execution.engine cimport Engine
+
+
+cdef class Runner:
+    # Of one thread, and touched by no other
+    cdef Engine engine
+    cdef WorkerState state
+    cdef object pool
+    cdef object ident  # of the thread
+    cdef dict thread_state  # distributed's thread-local variables of the task
+    cdef dict pool_state  # and of the thread pool
+    cdef object contexts  # Contexts: where tasks run
+    cdef list extras  # (label, value, unit) reported with context_meter while a task runs
+    cdef dict active_threads
+    cdef object active_keys  # a subclass of set
+    cdef dict threads
+
+    # The task in hand, as of when it was taken
+    cdef TaskState ts
+    cdef object key, run_id, run_spec, span_id, span
+    cdef dict inputs
+    cdef list absent  # keys of inputs that are not in memory
+    cdef double when, began, start, stop, cpu
+    cdef bint ran  # its code has been called
+
+    cdef int take(self, Run run) except -1
+    cdef Run run_one(self)
+    cdef object compute(self)
+    cdef Run succeed(self, object value)
+    cdef Run fail(self, object error)
+    cdef Run end(self, object event)
+    cdef Run settle(self, list records, list others)
+    cdef tuple drop(self)
+    cpdef run(self, Run first)

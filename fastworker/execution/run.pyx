@@ -1,0 +1,289 @@
+"""What one thread does with one plain task after the other.
+
+The thread takes a task, runs it, lets the core know and takes the next one, without the event loop.
+To user code it all looks as in a thread of ``distributed.Worker``.
+"""
+
+from cpython.ref cimport Py_INCREF
+from cpython.set cimport PySet_Add, PySet_Discard
+from libc.stdio cimport snprintf
+
+from distributed import threadpoolexecutor
+from distributed.sizeof import safe_sizeof
+from distributed.utils import thread_state
+from distributed.worker_state_machine import ExecuteSuccessEvent, RescheduleEvent
+
+from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
+from fastworker.core.records cimport Run, describe_type
+from fastworker.core.states cimport CANCELLED
+from fastworker.core.task cimport TaskState
+from fastworker.execution.engine cimport Engine
+
+from fastworker.execution import outcome
+from fastworker.execution.contexts import Contexts
+
+cdef extern from "Python.h":
+    int PyContext_Enter(object ctx) except -1
+    int PyContext_Exit(object ctx) except -1
+    unsigned long PyThread_get_thread_ident()
+    void PyErr_SetExcInfo(object cls, object error, object traceback)
+    object PyUnicode_FromStringAndSize(const char* u, Py_ssize_t size)
+
+cdef extern from "<time.h>" nogil:
+    const clockid_t CLOCK_THREAD_CPUTIME_ID
+
+cdef double SLOW_READ = 0.005  # seconds; inputs that took longer were read from disk
+cdef str HERE = "execution/run.pyx"  # the file that Cython names in tracebacks
+
+
+cdef object stamped(const char* what):
+    """A stimulus id: what happened, and when."""
+    cdef char[64] text
+    cdef double now = wall_clock()
+    cdef long long seconds = <long long>now
+    cdef int n = snprintf(
+        text, sizeof(text), "%s-%lld.%07lld", what, seconds,
+        <long long>((now - <double>seconds) * 1e7),
+    )
+    return PyUnicode_FromStringAndSize(text, n)
+
+
+cdef int begin_traceback_with_task(object error) except -1:
+    """Leave our own frames out of the traceback of the exception that is being handled."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.endswith(HERE):
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    cls = type(error)
+    # Python 3.10 keeps the traceback of sys.exc_info() apart. References are taken over.
+    Py_INCREF(cls)
+    Py_INCREF(error)
+    Py_INCREF(trace)
+    PyErr_SetExcInfo(cls, error, trace)
+    return 0
+
+
+cdef class Runner:
+    """Runs plain tasks in the thread that made it.
+
+    Parameters
+    ----------
+    engine: Engine
+    """
+
+    def __init__(self, Engine engine not None):
+        worker = engine.worker
+        self.engine = engine
+        self.state = engine.state
+        self.pool = engine.pool
+        self.ident = PyThread_get_thread_ident()
+        self.thread_state = thread_state.__dict__
+        self.pool_state = threadpoolexecutor.thread_state.__dict__
+        self.active_threads = worker.active_threads
+        self.active_keys = worker.active_keys
+        self.threads = self.state.threads
+        self.extras = []
+        self.contexts = Contexts(engine.context, self.extras)
+
+    def close(self):
+        """To be called when the thread ends."""
+        self.contexts.close()
+
+    cpdef run(self, Run first):
+        """Run a task, and then whatever the core has for this thread, until there is nothing."""
+        cdef Run following = first
+        self.state.enter()
+        try:
+            self.take(first)
+        finally:
+            self.state.leave()
+        while following is not None:
+            try:
+                following = self.run_one()
+            except BaseException as error:
+                # Not the task's fault: the state is broken
+                self.engine.loop.call_soon_threadsafe(self.engine.worker._fail_as_thread_did, error)
+                return
+
+    # ------------------------------------------------------------------------- one task
+
+    cdef int take(self, Run run) except -1:
+        """Note all that is needed of the task; the lock is held.
+
+        The inputs are held from here on, whatever becomes of their keys.
+        """
+        cdef TaskState ts = run.task, dep
+        self.ts = ts
+        self.key = ts.key
+        self.run_id = ts.run_id
+        self.run_spec = ts.run_spec
+        self.span_id = ts.span_id
+        self.span = ts.annotations.get("span") if ts.annotations else None
+        self.when = run.when
+        self.inputs = {}
+        self.absent = None
+        if ts.dependencies_ is not None:
+            self.absent = []
+            for dep in ts.dependencies_:
+                self.absent.append(dep.key)
+        return 0
+
+    cdef tuple drop(self):
+        """Hold nothing of the task any more.
+
+        Returns what may run user code when it is let go, to be held until the lock is free.
+        """
+        cdef tuple held = (self.run_spec, self.inputs)
+        self.ts = None
+        self.key = None
+        self.run_spec = None
+        self.span = None
+        self.inputs = None
+        self.absent = None
+        self.extras.clear()
+        return held
+
+    cdef Run run_one(self):
+        """Run the task that was taken. Returns the next one, taken already, or None."""
+        if self.ts.state_ == CANCELLED or not self.engine.running():
+            return self.end(RescheduleEvent(key=self.key, stimulus_id=stamped("not-started")))
+        self.began = self.start = self.stop = wall_clock()
+        self.cpu = 0.0
+        self.ran = False
+        try:
+            value = self.compute()
+        except BaseException as error:
+            begin_traceback_with_task(error)
+            return self.fail(error)
+        return self.succeed(value)
+
+    cdef object compute(self):
+        """Get the inputs that have to be read in, and call the task in a context of its own.
+
+        `active_threads` and `active_keys` are changed without ``Worker.active_threads_lock``:
+        each change is one dict or set operation on plain keys, which no thread can see half of,
+        and whoever copies them does so in one operation too.
+        """
+        cdef object context
+        cdef double cpu = 0.0
+        PySet_Add(self.active_keys, self.key)
+        try:
+            if self.absent is not None:
+                self.read_inputs()
+            context = self.contexts.get(self.span)
+            self.ts.start_time_ = self.start = self.stop = wall_clock()
+            self.active_threads[self.ident] = self.key
+            self.thread_state["start_time"] = self.start
+            self.thread_state["key"] = self.key
+            self.thread_state["execution_state"] = self.engine.worker.execution_state
+            PyContext_Enter(context)
+            try:
+                self.ran = True
+                cpu = read_clock(CLOCK_THREAD_CPUTIME_ID)
+                value = self.run_spec(self.inputs)
+            finally:
+                self.stop = wall_clock()
+                self.cpu = read_clock(CLOCK_THREAD_CPUTIME_ID) - cpu
+                PyContext_Exit(context)
+                del self.thread_state["start_time"]
+                del self.thread_state["key"]
+                del self.thread_state["execution_state"]
+                del self.active_threads[self.ident]
+            return value
+        finally:
+            PySet_Discard(self.active_keys, self.key)
+
+    def read_inputs(self):
+        """What is not in memory, from wherever the worker's data is."""
+        cdef double start = wall_clock(), stop
+        data = self.engine.worker.data
+        for key in self.absent:
+            self.inputs[key] = data[key]
+        stop = wall_clock()
+        if stop - start > SLOW_READ:
+            self.ts.startstops.append({"action": "disk-read", "start": start, "stop": stop})
+
+    # ------------------------------------------------------------------------- how it ended
+
+    cdef Run succeed(self, object value):
+        cdef double delay = self.engine.worker.scheduler_delay
+        cdef double start = self.start + delay, stop = self.stop + delay
+        cdef Run following
+        cdef list others = []
+        key, run_id = self.key, self.run_id
+        cls = type(value) if value is not None else None
+        nbytes = safe_sizeof(value)
+        describe_type(type(value))  # may run code of the type's, which has no place under the lock
+        stimulus_id = stamped("task-finished")
+        _held = self.drop()
+        self.state.enter()
+        try:
+            self.threads[key] = self.ident
+            if self.state.find_hooks():
+                self.engine.leave_to_loop(ExecuteSuccessEvent(
+                    key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
+                    type=cls, stimulus_id=stimulus_id,
+                ))
+                following = None
+            else:
+                following = self.settle(
+                    self.state.task_done(
+                        key, run_id, value, start, stop, nbytes, cls, stimulus_id
+                    ),
+                    others,
+                )
+            if self.engine.watchers:
+                self.engine.tell_watchers(key, ExecuteSuccessEvent(
+                    key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
+                    type=cls, stimulus_id=stimulus_id,
+                ))
+        finally:
+            self.state.leave()
+        self.engine.send_from_thread(others)
+        return following
+
+    cdef Run fail(self, object error):
+        """The exception is being handled: its traceback is taken from there."""
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            # As asyncio does: they end the event loop, and with it the worker
+            self.engine.loop.call_soon_threadsafe(outcome.throw, error)
+            self.drop()
+            return None
+        if self.ran:
+            delay = self.engine.worker.scheduler_delay
+            event = outcome.raised(
+                error, self.ts, self.run_id, self.run_spec, self.start + delay, self.stop + delay
+            )
+        else:
+            event = outcome.could_not_start(error, self.ts, self.run_id)
+        return self.end(event)
+
+    cdef Run end(self, object event):
+        """Let the core handle the event that ends the run."""
+        cdef Run following = None
+        cdef list others = []
+        self.threads[self.key] = self.ident
+        _held = self.drop()
+        self.state.enter()
+        try:
+            if self.state.find_hooks():
+                self.engine.leave_to_loop(event)
+            else:
+                following = self.settle(self.state.handle_events((event,)), others)
+            if self.engine.watchers:
+                self.engine.tell_watchers(event.key, event)
+        finally:
+            self.state.leave()
+        self.engine.send_from_thread(others)
+        return following
+
+    cdef Run settle(self, list records, list others):
+        """Pass on what the core answered; the lock is held. Returns what this thread does next.
+
+        A thread that has left the pool, or is to make room for one that comes back, takes nothing.
+        """
+        cdef bint take = self.pool_state["proceed"] and not self.pool._rejoin_list
+        cdef Run following = self.engine.route(records, take, others)
+        if following is not None:
+            self.take(following)
+        return following
