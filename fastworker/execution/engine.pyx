@@ -216,12 +216,17 @@ cdef class Engine:
     # ------------------------------------------------------------------- for the worker
 
     def watch(self, key, future):
-        """Resolve an asyncio future with the event that will end the present run of a task, which
-        a pull thread has or will have.
+        """Resolve an asyncio future with the event that will end the present run of a task.
+
+        Returns False, and does nothing, if the task does not run.
         """
         self.state.enter()
         try:
+            ts = self.state.tasks.get(key)
+            if ts not in self.state.executing and ts not in self.state.long_running:
+                return False
             self.watchers.setdefault(key, []).append(future)
+            return True
         finally:
             self.state.leave()
 

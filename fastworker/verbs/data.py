@@ -25,8 +25,6 @@ from fastworker.verbs.steering import Steering, new_stimulus_id
 from fastworker.views import by_priority
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     from fastworker.core import TaskState
 
 #: Keys whose data is not here and that may be fetched.
@@ -37,7 +35,6 @@ class DataVerbs(Steering):
     """A mixin of ``fastworker.Worker``."""
 
     if TYPE_CHECKING:
-        data: MutableMapping[Key, Any]
         rpc: ConnectionPool
 
     def get_data(

@@ -19,13 +19,14 @@ from distributed.worker_state_machine import (
 from fastworker.verbs import checks
 
 if TYPE_CHECKING:
-    from fastworker.execution.engine import Engine
     import asyncio
+    from collections.abc import MutableMapping
 
     from distributed.core import Status
     from distributed.worker_state_machine import StateMachineEvent
 
     from fastworker.core import TaskState, WorkerState
+    from fastworker.execution.engine import Engine
 
 #: A task in one of these states has been given to this worker to run, and has not run yet.
 PROCESSING = frozenset({"constrained", "executing", "long-running", "ready", "waiting"})
@@ -57,6 +58,7 @@ class Steering:
         state: WorkerState
         status: Status
         address: str
+        data: MutableMapping[Key, Any]
         thread_id: int
         _engine: Engine | None
         _async_instructions: set[asyncio.Task[StateMachineEvent]]

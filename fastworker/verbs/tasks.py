@@ -15,6 +15,8 @@ from distributed.worker_state_machine import (
     RUN_ID_SENTINEL,
     AddKeysMsg,
     ComputeTaskEvent,
+    ExecuteFailureEvent,
+    ExecuteSuccessEvent,
     StateMachineEvent,
     TaskErredMsg,
     UpdateDataEvent,
@@ -260,9 +262,10 @@ class TaskVerbs(Steering):
         """Run a task and give back the event that says how it went.
 
         The state machine calls it with a ``stimulus_id`` to start a task. Without one it waits
-        for the run of ``key`` that is under way, and changes nothing.
+        for the run of ``key`` that is under way, and changes nothing. Of a run that has ended
+        already it says how it went as long as the outcome is here.
 
-        Raises KeyError for an unknown key, ValueError for a task that is not running.
+        Raises KeyError for an unknown key, ValueError for a task that has not been run here.
         """
         if stimulus_id is not None:
             run: Coroutine[Any, Any, StateMachineEvent] = super().execute(  # type: ignore[misc]
@@ -273,16 +276,39 @@ class TaskVerbs(Steering):
 
     async def _outcome(self, key: Key) -> StateMachineEvent:
         ts = self._known(key)
-        if ts not in self.state.executing and ts not in self.state.long_running:
-            raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
         name = f"execute({key!r})"
         for run in self._async_instructions:
             if run.get_name() == name:
                 return await asyncio.shield(run)
-        assert self._engine is not None  # what the event loop does not run, its threads do
-        outcome: asyncio.Future[StateMachineEvent] = asyncio.get_running_loop().create_future()
-        self._engine.watch(key, outcome)
-        return await outcome
+        if self._engine is not None:
+            outcome: asyncio.Future[StateMachineEvent] = asyncio.get_running_loop().create_future()
+            if self._engine.watch(key, outcome):
+                return await outcome
+        times = [each for each in ts.startstops if each["action"] == "compute"]
+        if times and ts.state == "memory":
+            return ExecuteSuccessEvent(
+                key=key,
+                run_id=ts.run_id,
+                value=self.state.actors[key] if key in self.state.actors else self.data[key],
+                start=times[-1]["start"],
+                stop=times[-1]["stop"],
+                nbytes=ts.get_nbytes(),
+                type=ts.type,
+                stimulus_id=new_stimulus_id("execute"),
+            )
+        if times and ts.state == "error":
+            return ExecuteFailureEvent(
+                key=key,
+                run_id=ts.run_id,
+                start=times[-1]["start"],
+                stop=times[-1]["stop"],
+                exception=ts.exception,
+                traceback=ts.traceback,
+                exception_text=ts.exception_text,
+                traceback_text=ts.traceback_text,
+                stimulus_id=new_stimulus_id("execute"),
+            )
+        raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
 
     def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:
         """Take ``value`` for the result of ``key``. Does nothing if its result is here already.

@@ -10,7 +10,7 @@ from operator import add
 import pytest
 from dask._task_spec import Task, TaskRef
 from dask.utils_test import inc
-from distributed import Reschedule
+from distributed import Reschedule, wait
 from distributed.core import Status
 from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import (
@@ -459,9 +459,20 @@ async def test_execute_runs_a_task_once(c, s, a):
 
 
 @cluster(nthreads=ONE_WORKER)
+async def test_execute_says_how_it_went_before(c, s, a):
+    x, y = c.submit(inc, 1, key="x"), c.submit(fail, 1, key="y")
+    await wait([x, y])
+    event = await a.execute("x")
+    assert (type(event), event.key, event.value) == (ExecuteSuccessEvent, "x", 2)
+    assert 0 < event.start <= event.stop
+    event = await a.execute("y")
+    assert (type(event), event.key) == (ExecuteFailureEvent, "y")
+    assert "it went wrong" in event.exception_text
+
+
+@cluster(nthreads=ONE_WORKER)
 async def test_execute_refuses(c, s, a):
-    x = c.submit(inc, 1, key="x")
-    await x
+    await c.scatter({"x": 1}, workers=[a.address])
     before = snapshot(a)
     with pytest.raises(KeyError, match="no task 'unheard of'"):
         await a.execute("unheard of")

@@ -1,0 +1,42 @@
+import asyncio
+from collections.abc import Iterable
+from contextvars import Context
+from typing import Any
+
+from dask.typing import Key
+from distributed.worker_state_machine import StateMachineEvent
+
+from fastworker.core import WorkerState
+from fastworker.execution.pool import PullThreadPoolExecutor
+from fastworker.worker import Worker
+
+class Engine:
+    def __init__(
+        self, worker: Worker, state: WorkerState, pool: PullThreadPoolExecutor
+    ) -> None: ...
+    @property
+    def worker(self) -> Worker: ...
+    @property
+    def state(self) -> WorkerState: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+    @property
+    def context(self) -> Context | None: ...
+    def start(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def handle(self, *stims: StateMachineEvent) -> None: ...
+    def compute(
+        self,
+        key: Key,
+        run_id: int,
+        priority: tuple[int, ...],
+        run_spec: Any,
+        who_has: dict[Key, Iterable[str]] | None,
+        nbytes: dict[Key, int] | None,
+        resource_restrictions: dict[str, float] | None,
+        actor: bool,
+        annotations: dict[str, Any] | None,
+        span_id: str | None,
+        stimulus_id: str,
+    ) -> None: ...
+    def free_keys(self, keys: Iterable[Key], stimulus_id: str) -> None: ...
+    def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool: ...
