@@ -1,0 +1,1 @@
+"""Results: what is in memory, what is on disk, and how much of it there is."""

@@ -1,0 +1,71 @@
+"""Results in memory: a hash table whose entries are also linked from oldest to newest use."""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t
+
+from fastworker.core.values cimport Values
+
+
+cdef class Entry:
+    # A result. Key, value and size never change; the rest is guarded like `Memory`.
+    cdef readonly object key
+    cdef readonly object value
+    cdef readonly int64_t nbytes
+    # Neighbours in a ring that has `Memory.ends` in it. Borrowed: an entry that goes leaves the
+    # ring, so that none can point to one that is gone.
+    cdef PyObject* older
+    cdef PyObject* newer
+    cdef readonly bint held  # it is in a memory; otherwise it was deleted, replaced or spilled
+    cdef readonly bint leaving  # it is being spilled
+    cdef readonly bint stuck  # it does not pickle, and somebody has been told so
+
+    cdef void link_before(self, Entry entry) noexcept
+    cdef void unlink(self) noexcept
+
+
+cdef class Memory(Values):
+    # Guarded by the GIL, and that is enough, because no change can be seen half done: a change is
+    # one stretch of C code in which no thread switch can happen. A switch needs Python code, or a
+    # call that lets go of the GIL. There is neither in a stretch:
+    #   - `plain` keys (see there) are hashed and compared by C code alone;
+    #   - an entry is allocated before the stretch begins, since the garbage collector may run then;
+    #     growing a dict or a ring allocates nothing that the collector counts;
+    #   - nothing of the user's is let go: entries that leave are kept by a local variable or handed
+    #     out, and with them their values, until the stretch is over.
+    # Once a key came that is not plain, `strange` stays set, and none of this holds any more: the
+    # native methods send their callers to the mapping, whose methods all take `lock` as well.
+    cdef dict entries  # {key: Entry}
+    cdef dict away  # {key: None} of what has been spilled. No key is in both
+    cdef dict busy  # {key: None} whose files somebody is about: not to be spilled now
+    cdef Entry ends  # no result; its `newer` is the oldest entry, its `older` the newest
+    cdef int64_t total  # bytes of all entries
+    cdef int64_t total_leaving  # bytes of those that are being spilled
+    cdef object n_
+    cdef object offset_
+    cdef double limit  # n - offset
+    cdef double heaviest  # n
+    cdef bint strange
+    cdef public bint over_target  # set by `put`: somebody has to spill. Who does so resets it
+    cdef public bint closed
+    cdef readonly object lock  # RLock; see `strange`. Nothing that may take long happens under it
+    cdef readonly list on_evict
+    cdef readonly list on_cancel_evict
+    cdef readonly object weight
+    # What was read by `look` and the like: ever-growing, and how much of it has been drained
+    cdef readonly int64_t read_count
+    cdef readonly int64_t read_bytes
+    cdef int64_t drained_count
+    cdef int64_t drained_bytes
+
+    cdef void drain_reads(self, int64_t* count, int64_t* nbytes) noexcept
+
+    cdef Entry find(self, object key)
+    cdef int insert(self, Entry entry) except -1
+    cdef int remove(self, Entry entry) except -1
+    cdef void note_read(self, Entry entry) noexcept
+    cdef bint exceeds(self, double limit) noexcept
+    cdef Entry oldest_idle(self)
+    cdef int begin_leaving(self, Entry entry) except -1
+    cdef int stay(self, Entry entry) except -1
+
+cdef bint plain(object key, int depth=*) noexcept

@@ -1,0 +1,597 @@
+"""Results in memory: a hash table whose entries are also linked from oldest to newest use.
+
+It stands where ``SpillBuffer`` has a ``zict.LRU`` on a dict, and answers to the same names. To the
+core it is a `Values`. The rules that it keeps with `Store`, which does the spilling:
+
+- A key is in `entries` or in `away` or not here at all; it changes from one to the other in one
+  stretch. So whoever asks always gets an answer that was true.
+- While an entry is written to disk it stays in `entries`, marked as leaving. It may be deleted or
+  replaced there meanwhile; who wrote it finds that out in the end and removes the file again.
+  Nobody else touches the file until then: the key is in `busy`.
+"""
+
+import threading
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+
+cimport cython
+from cpython.bytes cimport PyBytes_CheckExact
+from cpython.dict cimport PyDict_Contains, PyDict_DelItem, PyDict_SetItem
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from cpython.ref cimport PyObject
+from cpython.tuple cimport PyTuple_CheckExact
+from cpython.unicode cimport PyUnicode_CheckExact
+from libc.stdint cimport int64_t
+
+from fastworker.core.values cimport MISSING, Values
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(object d, object key) except? NULL
+    PyObject* PyDict_SetDefault(object d, object key, object value) except NULL
+    bint PyObject_IS_GC(object o)
+    void PyObject_GC_UnTrack(object o)
+
+cdef enum:
+    DEEPEST = 8  # tuples in tuples that are looked through
+
+cdef int64_t HEAVIEST = 1 << 53  # no machine has as much; sums and doubles stay exact
+
+
+cdef bint plain(object key, int depth=0) noexcept:
+    """Whether hashing and comparing this key runs C code only, and cannot switch threads."""
+    if PyUnicode_CheckExact(key) or PyBytes_CheckExact(key) or PyLong_CheckExact(key):
+        return True
+    if PyTuple_CheckExact(key):
+        if depth == DEEPEST:
+            return False
+        for part in <tuple>key:
+            if not plain(part, depth + 1):
+                return False
+        return True
+    return PyFloat_CheckExact(key)
+
+
+cdef Entry new_entry(object key, object value, int64_t nbytes, bint is_plain):
+    cdef Entry entry = Entry.__new__(Entry)
+    entry.key = key
+    entry.value = value
+    entry.nbytes = nbytes
+    if is_plain and not PyObject_IS_GC(value):
+        PyObject_GC_UnTrack(entry)  # it cannot be part of a cycle
+    return entry
+
+
+cdef int64_t as_weight(object nbytes) except? -1:
+    """What a `sizeof` answered, as a C number."""
+    return min(max(int(nbytes), 0), HEAVIEST)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Entry:
+    """A result in memory."""
+
+    def __cinit__(self):
+        self.older = self.newer = <PyObject*>self
+
+    def __dealloc__(self):
+        self.unlink()
+
+    cdef void link_before(self, Entry entry) noexcept:
+        """Into the ring, on the older side of `entry`."""
+        self.newer = <PyObject*>entry
+        self.older = entry.older
+        (<Entry>entry.older).newer = <PyObject*>self
+        entry.older = <PyObject*>self
+
+    cdef void unlink(self) noexcept:
+        (<Entry>self.older).newer = self.newer
+        (<Entry>self.newer).older = self.older
+        self.older = self.newer = <PyObject*>self
+
+
+@cython.final
+@cython.no_gc_clear  # `entries` is never None; the dict itself can be cleared, or its owner let go
+cdef class Memory(Values):
+    """{key: value} in memory, in the order of their last use.
+
+    Parameters
+    ----------
+    n: float
+        How many bytes to hold before values have to be evicted.
+    weight: callable
+        (key, value) -> bytes, for values that come without their size.
+    on_evict: list of callables
+        (key, value) -> None: write it elsewhere. Called with no lock held, and if it raises, the
+        value stays.
+    on_cancel_evict: list of callables
+        (key, value) -> None: undo that, as the key was deleted or replaced meanwhile.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.entries = {}
+        self.away = {}
+        self.busy = {}
+        self.ends = new_entry(None, None, 0, True)
+        self.lock = threading.RLock()
+        self.offset_ = 0
+
+    def __init__(self, n, *, weight, on_evict=(), on_cancel_evict=()):
+        self.n = n
+        self.weight = weight
+        self.on_evict = list(on_evict)
+        self.on_cancel_evict = list(on_cancel_evict)
+
+    # ------------------------------------------------------------------------ for compiled code
+
+    cdef bint put(self, object key, object value, int64_t nbytes) except -1:
+        """Hold a value; sets `over_target` if it makes too many.
+
+        False for one that is heavier than all that may be held, for a key that is here already,
+        and for one that is not plain.
+        """
+        cdef Entry entry
+        if nbytes > self.heaviest or not plain(key):
+            return False
+        entry = new_entry(key, value, max(nbytes, 0), True)
+        # One stretch from here
+        if self.strange or (self.away and PyDict_Contains(self.away, key)):
+            return False
+        if PyDict_SetDefault(self.entries, key, entry) != <PyObject*>entry:
+            return False
+        self.insert(entry)
+        if self.exceeds(self.limit):
+            self.over_target = True
+        return True
+
+    cdef object look(self, object key):
+        cdef Entry entry
+        if self.strange:
+            return MISSING
+        entry = self.find(key)
+        if entry is None:
+            return MISSING
+        self.note_read(entry)
+        return entry.value
+
+    cdef object take(self, object key):
+        """As promised by `Values`; also MISSING for one whose failure to pickle is on record."""
+        cdef Entry entry
+        if self.strange:
+            return MISSING
+        entry = self.find(key)
+        if entry is None or entry.stuck:
+            return MISSING
+        self.remove(entry)
+        return entry.value
+
+    cdef bint holds(self, object key) except -1:
+        if self.strange:
+            with self.lock:
+                return PyDict_Contains(self.entries, key) or PyDict_Contains(self.away, key)
+        return PyDict_Contains(self.entries, key) or (
+            len(self.away) != 0 and PyDict_Contains(self.away, key)
+        )
+
+    cdef void drain_reads(self, int64_t* count, int64_t* nbytes) noexcept:
+        """What has been read since this was called last."""
+        count[0] = self.read_count - self.drained_count
+        nbytes[0] = self.read_bytes - self.drained_bytes
+        self.drained_count = self.read_count
+        self.drained_bytes = self.read_bytes
+
+    # The same for Python code
+
+    def try_put(self, key, value, int64_t nbytes):
+        """`Values.put`: hold a value below target in one step. False if it cannot be."""
+        return self.put(key, value, nbytes)
+
+    def try_look(self, key, default=None):
+        """`Values.look`: a value in memory, or the default."""
+        value = self.look(key)
+        return default if value is MISSING else value
+
+    def try_take(self, key, default=None):
+        """`Values.take`: remove a value from memory and return it, or the default."""
+        value = self.take(key)
+        return default if value is MISSING else value
+
+    # -------------------------------------------------------------------------------- stretches
+
+    cdef Entry find(self, object key):
+        cdef PyObject* found = PyDict_GetItemWithError(self.entries, key)
+        return None if found == NULL else <Entry>found
+
+    cdef int insert(self, Entry entry) except -1:
+        """Count an entry that has just been put into `entries`; it is the newest."""
+        entry.link_before(self.ends)
+        entry.held = True
+        self.total += entry.nbytes
+        return 0
+
+    cdef int remove(self, Entry entry) except -1:
+        """Out of `entries`; the caller keeps the entry alive until the stretch is over."""
+        PyDict_DelItem(self.entries, entry.key)
+        entry.unlink()
+        entry.held = False
+        self.total -= entry.nbytes
+        if entry.leaving:
+            self.total_leaving -= entry.nbytes
+        return 0
+
+    cdef void note_read(self, Entry entry) noexcept:
+        self.read_count += 1
+        self.read_bytes += entry.nbytes
+        if entry.newer != <PyObject*>self.ends:
+            entry.unlink()
+            entry.link_before(self.ends)
+
+    cdef bint exceeds(self, double limit) noexcept:
+        """Whether more has to be spilled than is being spilled."""
+        return <double>(self.total - self.total_leaving) > limit
+
+    cdef Entry oldest_idle(self):
+        """The entry to spill next, or None if there is none."""
+        cdef Entry entry
+        cdef PyObject* at = self.ends.newer
+        while at != <PyObject*>self.ends:
+            entry = <Entry>at
+            if not PyDict_Contains(self.busy, entry.key):
+                return entry
+            at = entry.newer
+        return None
+
+    cdef int begin_leaving(self, Entry entry) except -1:
+        PyDict_SetItem(self.busy, entry.key, None)
+        entry.leaving = True
+        self.total_leaving += entry.nbytes
+        return 0
+
+    cdef int stay(self, Entry entry) except -1:
+        """An entry that was leaving does not, if it still is here at all."""
+        PyDict_DelItem(self.busy, entry.key)
+        entry.leaving = False
+        if entry.held:
+            self.total_leaving -= entry.nbytes
+        return 0
+
+    # ------------------------------------------------------------------------------- for `Store`
+
+    def place(self, key, value, nbytes, bint leave=False):
+        """Hold this value in place of what the key had, in memory or away.
+
+        Parameters
+        ----------
+        nbytes
+            The weight of the value.
+        leave
+            It is to be written to disk at once, by `move_out` with the new entry, if its `leaving`
+            is set: it is not if the former value is being written just now.
+
+        Returns
+        -------
+        The new entry; the former one or None, to be let go when no lock is held; whether the
+        former value was away: then `unpin` the key when its file has been removed.
+        """
+        cdef bint is_plain = plain(key)
+        cdef Entry entry = new_entry(key, value, as_weight(nbytes), is_plain)
+        cdef Entry former
+        cdef bint was_away = False
+        with self.lock:
+            if not is_plain:
+                self.strange = True
+            former = self.find(key)
+            if former is not None:
+                self.remove(former)
+            was_away = PyDict_Contains(self.away, key)
+            if was_away:
+                PyDict_DelItem(self.away, key)
+            PyDict_SetItem(self.entries, key, entry)
+            self.insert(entry)
+            if leave and not PyDict_Contains(self.busy, key):
+                self.begin_leaving(entry)
+            elif was_away:
+                PyDict_SetItem(self.busy, key, None)
+        return entry, former, was_away
+
+    def unpin(self, key):
+        """The key may be spilled again."""
+        with self.lock:
+            PyDict_DelItem(self.busy, key)
+
+    def take_entry(self, key):
+        """Delete a key in memory: its entry, to be let go when no lock is held, or None."""
+        cdef Entry entry
+        with self.lock:
+            entry = self.find(key)
+            if entry is not None:
+                self.remove(entry)
+        return entry
+
+    def take_if_held(self, Entry entry not None):
+        """Delete this very entry, if it still is here."""
+        with self.lock:
+            if entry.held:
+                self.remove(entry)
+
+    def is_away(self, key):
+        with self.lock:
+            return PyDict_Contains(self.away, key)
+
+    def take_away(self, key):
+        """Forget a key that was spilled; then `unpin` it when its file has been removed.
+
+        False if it was not.
+        """
+        cdef bint found = False
+        with self.lock:
+            found = PyDict_Contains(self.away, key)
+            if found:
+                PyDict_DelItem(self.away, key)
+                PyDict_SetItem(self.busy, key, None)
+        return found
+
+    def read(self, key):
+        """The entry of a key in memory, or None; counted as read."""
+        cdef Entry entry
+        with self.lock:
+            entry = self.find(key)
+            if entry is not None:
+                self.note_read(entry)
+        return entry
+
+    def mark_stuck(self, key):
+        """Note that it is on record that this value does not pickle. False if it is gone."""
+        cdef Entry entry
+        with self.lock:
+            entry = self.find(key)
+            if entry is not None:
+                entry.stuck = True
+        return entry is not None
+
+    def spilled_keys(self):
+        """A list of the keys that are away."""
+        return list(self.away)
+
+    def count(self):
+        """How many keys there are, in memory and away."""
+        return len(self.entries) + len(self.away)
+
+    def holds_key(self, key):
+        """Whether the key is here, in memory or away."""
+        return self.holds(key)
+
+    def exceeds_target(self):
+        """Whether something has to be spilled."""
+        return not self.closed and self.exceeds(self.limit)
+
+    def move_out(self, Entry entry not None):
+        """Spill an entry that `place` marked as leaving. Answers and raises as `evict` does."""
+        key, value = entry.key, entry.value
+        try:
+            for callback in self.on_evict:
+                callback(key, value)
+        except BaseException as error:
+            with self.lock:
+                self.stay(entry)
+            if entry.held or not isinstance(error, Exception):
+                raise
+            return None, None, 0  # it would have been in vain anyhow
+        with self.lock:
+            if entry.held:
+                self.remove(entry)
+                PyDict_SetItem(self.away, key, None)
+                PyDict_DelItem(self.busy, key)
+                return key, value, entry.nbytes
+        try:
+            for callback in self.on_cancel_evict:
+                callback(key, value)
+        finally:
+            with self.lock:
+                self.stay(entry)
+        return None, None, 0
+
+    def evict_oldest(self):
+        """`evict` the oldest entry that can be; None if there is none."""
+        cdef Entry entry
+        with self.lock:
+            entry = self.oldest_idle()
+            if entry is None:
+                return None
+            self.begin_leaving(entry)
+        return self.move_out(entry)
+
+    def evict_before(self, Entry last not None):
+        """`evict` the oldest entry that can be, if it is older than this one; else None."""
+        cdef Entry entry
+        with self.lock:
+            entry = self.oldest_idle()
+            if entry is None or entry is last:
+                return None
+            self.begin_leaving(entry)
+        return self.move_out(entry)
+
+    # --------------------------------------------------------------------- as zict.LRU has them
+
+    @property
+    def n(self):
+        """How many bytes to hold before values have to be evicted. To set it evicts nothing."""
+        return self.n_
+
+    @n.setter
+    def n(self, value):
+        self.n_ = value
+        self.heaviest = value
+        self.limit = value - self.offset_
+
+    @property
+    def offset(self):
+        """Bytes that count as if they were held. To set it evicts nothing."""
+        return self.offset_
+
+    @offset.setter
+    def offset(self, value):
+        self.offset_ = value
+        self.limit = self.n_ - value
+
+    @property
+    def total_weight(self):
+        """Bytes of all values."""
+        return self.total
+
+    @property
+    def weights(self):
+        """{key: bytes}, a copy."""
+        cdef Entry entry
+        return {entry.key: entry.nbytes for entry in self._entries()}
+
+    @property
+    def order(self):
+        """A list of all keys, the one that was used last at the end."""
+        cdef list keys = []
+        cdef PyObject* at = self.ends.newer
+        while at != <PyObject*>self.ends:
+            keys.append((<Entry>at).key)
+            at = (<Entry>at).newer
+        return keys
+
+    def evict(self, key=MISSING):
+        """Hand a value to the `on_evict` callbacks and hold it no more.
+
+        Parameters
+        ----------
+        key
+            By default the one that has not been used for longest and is not leaving already.
+
+        Returns
+        -------
+        (key, value, weight), or (None, None, 0) if it was deleted or replaced meanwhile, or if all
+        there is is being evicted by others.
+
+        Raises
+        ------
+        KeyError
+            There is no such key.
+        Exception
+            What a callback raised. The value is still here.
+        """
+        cdef Entry entry
+        with self.lock:
+            entry = self.oldest_idle() if key is MISSING else self.find(key)
+            if entry is None:
+                if key is MISSING and self.entries:
+                    return None, None, 0
+                raise KeyError("evict(): nothing to evict" if key is MISSING else key)
+            if PyDict_Contains(self.busy, entry.key):
+                return None, None, 0
+            self.begin_leaving(entry)
+        return self.move_out(entry)
+
+    def evict_until_below_target(self, n=None):
+        """Evict, oldest first, until at most `n` bytes are held; by default the target.
+
+        Raises what a callback raised.
+        """
+        cdef double limit = self.limit if n is None else n - self.offset_
+        while self.exceeds(limit) and not self.closed:
+            if self.evict_oldest() is None:
+                return
+
+    def set_noevict(self, key, value):
+        """Hold a value of any size."""
+        placed = self.place(key, value, self.weight(key, value))
+        if placed[2]:
+            self.unpin(key)
+
+    def __setitem__(self, key, value):
+        self.set_noevict(key, value)
+        self.evict_until_below_target()
+
+    def __getitem__(self, key):
+        cdef Entry entry
+        with self.lock:
+            entry = self.find(key)
+            if entry is None:
+                raise KeyError(key)
+            if entry.newer != <PyObject*>self.ends:
+                entry.unlink()
+                entry.link_before(self.ends)
+        return entry.value
+
+    def __delitem__(self, key):
+        if self.take_entry(key) is None:
+            raise KeyError(key)
+
+    def get(self, key, default=None):
+        """A value or the default."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def __contains__(self, key):
+        if self.strange:
+            with self.lock:
+                return PyDict_Contains(self.entries, key)
+        return PyDict_Contains(self.entries, key)
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __iter__(self):
+        # Of a copy: others may change the table at any time
+        return iter(list(self.entries))
+
+    def keys(self):
+        return KeysView(self)
+
+    def values(self):
+        return MemoryValues(self)
+
+    def items(self):
+        return MemoryItems(self)
+
+    def _entries(self):
+        return list(self.entries.values())
+
+    def __eq__(self, other):
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return dict(self.items()) == dict(other.items())
+
+    def __repr__(self):
+        return f"<Memory: {len(self.entries)} values, {self.total + self.offset_}/{self.n_} bytes>"
+
+    def close(self):
+        """Evict no more."""
+        self.closed = True
+
+
+Mapping.register(Memory)
+
+
+class MemoryValues(ValuesView):
+    """The values of a `Memory`; to look at them is no use of them."""
+
+    def __iter__(self):
+        cdef Entry entry
+        for entry in self._mapping._entries():
+            yield entry.value
+
+    def __contains__(self, value):
+        return any(v is value or v == value for v in self)
+
+
+class MemoryItems(ItemsView):
+    """The keys and values of a `Memory`; to look at them is no use of them."""
+
+    def __iter__(self):
+        cdef Entry entry
+        for entry in self._mapping._entries():
+            yield entry.key, entry.value
+
+    def __contains__(self, item):
+        cdef Entry entry
+        key, value = item
+        entry = (<Memory>self._mapping).find(key)
+        return entry is not None and (entry.value is value or entry.value == value)

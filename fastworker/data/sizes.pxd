@@ -1,0 +1,3 @@
+"""How many bytes values take."""
+
+cpdef object nbytes_of(object value)

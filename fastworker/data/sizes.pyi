@@ -1,0 +1,3 @@
+from typing import Any
+
+def nbytes_of(value: object) -> Any: ...

@@ -1,0 +1,345 @@
+"""``Worker.data``: results in memory, and those that had to go to disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import zict
+from dask.typing import Key
+from distributed.metrics import context_meter
+from distributed.spill import MaxSpillExceeded, PickleError, SpillBuffer
+
+from fastworker.data.disk import Disk
+from fastworker.data.memory import Entry, Memory
+from fastworker.data.sizes import nbytes_of
+
+# Its rate limits are for all who spill
+logger = logging.getLogger("distributed.spill")
+
+
+class Load:
+    """A value on its way back from disk, for all who ask for it meanwhile.
+
+    `cancelled` and `entry` are guarded by the lock of the store, and final once `done` is set.
+    """
+
+    __slots__ = ("cancelled", "done", "found", "thread", "value")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.done = threading.Event()
+        #: The key was deleted or replaced meanwhile
+        self.cancelled = False
+        self.found = False
+        self.value: object = None
+
+
+class Store(SpillBuffer):
+    """A ``SpillBuffer`` that costs next to nothing until something has to be spilled.
+
+    It looks the same to everybody, `fast` included, which is a `Memory`: compiled code puts values
+    there and takes them out without a call into Python. If that leaves `fast.over_target` set,
+    `settle` has to be called.
+
+    Any number of threads may use it, and none waits for what another one pickles, except for the
+    value that it asked for itself. Two things differ from ``SpillBuffer`` on purpose: reading a
+    value back from disk does not raise if another one that has to make room for it does not pickle
+    (it is logged, as elsewhere), and `evict` answers -1 when there is nothing to evict.
+
+    Parameters
+    ----------
+    spill_directory: str
+        Where to write to.
+    target: int
+        How many bytes to hold in memory.
+    max_spill: int or False
+        How many bytes to write to disk at most.
+    """
+
+    # What guards what:
+    # - `fast`: itself, see memory.pxd.
+    # - `slow` and below: zict's own locks, and Disk's for its sums. That is enough, as no two
+    #   threads write or remove the file of one key: a key that is being written is `busy` in
+    #   `fast` until the file is complete or removed again; all others are removed under `lock`,
+    #   and are busy while that lasts. A file may be removed under somebody who reads it; he finds
+    #   his `Load` cancelled.
+    # - `_loads`: `lock`. Nothing is pickled, read or written under it.
+    # - `_metrics`: `_metrics_lock`.
+
+    fast: Memory
+    slow: Any
+    _loads: dict[Key, Load]
+
+    def __init__(
+        self, spill_directory: str, target: int, max_spill: int | Literal[False] = False
+    ) -> None:
+        self._metrics_lock = threading.Lock()
+        super().__init__(spill_directory, target, max_spill)
+        self._loads = {}
+        self.slow = zict.Cache(Disk(spill_directory, max_spill), zict.WeakValueMapping())
+        self.fast = Memory(
+            target,
+            weight=weight,
+            on_evict=[self.fast_to_slow],
+            on_cancel_evict=[self._cancel_evict],
+        )
+
+    @classmethod
+    def in_place_of(cls, buffer: SpillBuffer) -> Store:
+        """A store with the settings of an empty ``SpillBuffer``.
+
+        Raises ValueError if there is something in it.
+        """
+        if buffer:
+            raise ValueError(f"{buffer} is in use already")
+        slow = buffer._slow_uncached
+        return cls(slow.d.directory, buffer.n, slow.max_weight)
+
+    # --------------------------------------------------------------------------------- spilling
+
+    def settle(self) -> None:
+        """Spill values, least recently used first, until those in memory are below target.
+
+        Stops at the first one that cannot be spilled: it does not pickle, the disk is full, or
+        `max_spill` is reached. That is logged, and the value stays in memory. Never raises. To be
+        called with no lock held, by any thread; values that others are spilling already are
+        theirs.
+        """
+        self.fast.over_target = False
+        if self.fast.exceeds_target():
+            with self._capture_metrics():
+                while self.fast.exceeds_target() and self._spill_oldest() >= 0:
+                    pass
+
+    def evict(self) -> int:
+        """Spill the value that has not been used for longest, even if below target.
+
+        Returns its bytes, 0 if it was deleted or replaced meanwhile, or -1 if it could not be
+        spilled, which has been logged, or if there is none. Never raises.
+        """
+        with self._capture_metrics():
+            return self._spill_oldest()
+
+    def _spill_oldest(self) -> int:
+        try:
+            evicted = self.fast.evict_oldest()
+        except Exception as error:
+            self._log_failure(error)
+            return -1
+        return -1 if evicted is None else evicted[2]
+
+    def _log_failure(self, error: Exception) -> None:
+        """Say why a value stays in memory."""
+        if isinstance(error, MaxSpillExceeded):
+            logger.warning("Spill file on disk reached capacity; keeping data in memory")
+        elif not isinstance(error, PickleError):
+            logger.error("Spill to disk failed; keeping data in memory", exc_info=error)
+        elif error.key not in self.logged_pickle_errors:
+            logger.error("Failed to pickle %r", error.key, exc_info=error)
+            with self.lock:  # or it might be deleted in between
+                if self.fast.mark_stuck(error.key):
+                    self.logged_pickle_errors.add(error.key)
+
+    def _spill_at_once(self, key: Key, entry: Entry) -> None:
+        """Spill a value that is heavier than the target alone."""
+        try:
+            self.fast.move_out(entry)
+        except PickleError as error:
+            if error.key == key:
+                self.fast.take_if_held(entry)
+                raise
+            self._log_failure(error)
+        except Exception as error:
+            self._log_failure(error)
+            # Everything else goes instead, as far as it can
+            try:
+                while len(self.fast) > 1 and entry.held and self.fast.evict_before(entry):
+                    pass
+            except Exception:
+                logger.debug("Spilling what is older than %r failed too", key, exc_info=True)
+
+    # ---------------------------------------------------------------------------------- mapping
+
+    def __setitem__(self, key: Key, value: object) -> None:
+        """Hold a value; on disk if it is heavier than the target alone.
+
+        Raises what pickling it raised, in the latter case, and forgets the key. Nothing else that
+        goes wrong with spilling is raised: it is logged, and what could not be spilled stays in
+        memory.
+        """
+        nbytes = nbytes_of(value)
+        heavy = nbytes > self.n
+        entry, former = self._replace(key, value, nbytes, heavy)
+        del former  # with no lock held
+        if entry.leaving and heavy:
+            with self._capture_metrics():
+                self._spill_at_once(key, entry)
+        self.settle()
+
+    def set_noevict(self, key: Key, value: object) -> None:
+        """Hold a value in memory whatever its size, and spill nothing for it now."""
+        self._replace(key, value, nbytes_of(value), leave=False)
+        if self.fast.exceeds_target():
+            self.fast.over_target = True
+
+    def _replace(
+        self, key: Key, value: object, nbytes: int, leave: bool
+    ) -> tuple[Entry, Entry | None]:
+        """The new entry in memory and the old one. With `leave` the new one has to be moved out."""
+        with self.lock:
+            self._cancel_load(key)
+            entry, former, was_away = self.fast.place(key, value, nbytes, leave)
+            if was_away:
+                try:
+                    del self.slow[key]
+                finally:
+                    if not entry.leaving:
+                        self.fast.unpin(key)
+            self.logged_pickle_errors.discard(key)
+        return entry, former
+
+    def __getitem__(self, key: Key) -> object:
+        entry = self.fast.read(key)
+        if entry is not None:
+            self._report_read(entry)
+            return entry.value
+        with self._capture_metrics():
+            return self._load(key)
+
+    def __delitem__(self, key: Key) -> None:
+        with self.lock:
+            self._cancel_load(key)
+            entry = self.fast.take_entry(key)
+            if entry is None:
+                if not self.fast.take_away(key):
+                    raise KeyError(key)
+                try:
+                    del self.slow[key]
+                finally:
+                    self.fast.unpin(key)
+            self.logged_pickle_errors.discard(key)
+        # Only now, with no lock held, `entry` and with it the value are let go
+
+    def __contains__(self, key: object) -> bool:
+        if self.fast.holds_key(key):
+            return True
+        with self.lock:  # it may be just about to be replaced
+            return self.fast.holds_key(key)
+
+    def __len__(self) -> int:
+        return self.fast.count()
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys that are here at this moment: those in memory, then those on disk."""
+        with self.lock:  # nothing comes back from disk meanwhile
+            spilled = self.fast.spilled_keys()
+            keys = dict.fromkeys(self.fast)
+        yield from keys
+        for key in spilled:
+            if key not in keys:
+                yield key
+
+    # ----------------------------------------------------------------------------- back from disk
+
+    def slow_to_fast(self, key: Key) -> object:
+        """Bring a value back from disk; it stays there if it is heavier than the target alone."""
+        return self._load(key)
+
+    def _load(self, key: Key) -> object:
+        while True:
+            with self.lock:
+                entry = self.fast.read(key)
+                if entry is not None:
+                    break
+                if not self.fast.is_away(key):
+                    raise KeyError(key)
+                load = self._loads.get(key)
+                if mine := load is None:
+                    load = self._loads[key] = Load()
+            if mine:
+                self._read_back(key, load)
+            elif load.thread == threading.get_ident():
+                # To unpickle this value asks for it. What comes of that is not ours to say
+                return self.slow[key]
+            else:
+                load.done.wait()
+            if load.found:
+                return load.value
+        self._report_read(entry)
+        return entry.value
+
+    def _read_back(self, key: Key, load: Load) -> None:
+        """Read a value from disk, and move it to memory if it fits and is still wanted.
+
+        Raises what unpickling it raises, if it is still wanted.
+        """
+        try:
+            value = self.slow[key]
+            nbytes = nbytes_of(value)
+            with self.lock:
+                if not load.cancelled:
+                    load.value, load.found = value, True
+                    if nbytes <= self.n:
+                        _, former, was_away = self.fast.place(key, value, nbytes)
+                        assert was_away and former is None, key
+                        try:
+                            del self.slow[key]
+                        finally:
+                            self.fast.unpin(key)
+        except Exception:
+            if not load.cancelled:
+                raise
+        finally:
+            with self.lock:
+                if self._loads.get(key) is load:
+                    del self._loads[key]
+            load.done.set()
+        if load.found:
+            self.settle()
+            for callback in self.slow_to_fast_callbacks:
+                callback(key, value)
+
+    def _cancel_load(self, key: Key) -> None:
+        if self._loads and (load := self._loads.pop(key, None)) is not None:
+            load.cancelled = True
+
+    # ---------------------------------------------------------------------------------- metrics
+
+    @property
+    def cumulative_metrics(self) -> defaultdict[tuple[str, str], float]:
+        """{(label, unit): value}, ever-growing; a copy."""
+        with self._metrics_lock:
+            metrics = self._metrics.copy()
+        if self.fast.read_count:
+            metrics["memory-read", "count"] = self.fast.read_count
+            metrics["memory-read", "bytes"] = self.fast.read_bytes
+        return metrics
+
+    @cumulative_metrics.setter
+    def cumulative_metrics(self, value: defaultdict[tuple[str, str], float]) -> None:
+        self._metrics = value
+
+    @contextmanager
+    def _capture_metrics(self) -> Iterator[None]:
+        with context_meter.add_callback(self._add_metric):
+            yield
+
+    def _add_metric(self, label: Hashable, value: float, unit: str) -> None:
+        with self._metrics_lock:
+            self._metrics[cast(str, label), unit] += value
+
+    @staticmethod
+    def _report_read(entry: Entry) -> None:
+        """Tell those who meter this context; `fast` has counted it for the store's own sums."""
+        context_meter.digest_metric("memory-read", 1, "count")
+        context_meter.digest_metric("memory-read", entry.nbytes, "bytes")
+
+
+def weight(key: Key, value: object) -> Any:
+    """Bytes of a value, for those who put it into `Store.fast` themselves."""
+    return nbytes_of(value)
