@@ -6,6 +6,7 @@ from fastworker.core.log cimport StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
 from fastworker.core.recs cimport Recs
 from fastworker.core.task cimport TaskState
+from fastworker.core.values cimport Values
 
 
 cdef class Base:
@@ -19,7 +20,9 @@ cdef class Base:
     cdef dict remote  # {address of a peer: whether it is on another host}, as far as asked for
 
     # Shared with the worker
-    cdef public object data  # MutableMapping, may run user code
+    cdef object data_  # MutableMapping, may run user code
+    cdef Values values  # what it has in memory, where compiled code can reach it; or None
+    cdef dict plain_data  # it itself, if it is a dict and no subclass; or None
     cdef public dict threads
     cdef public dict plugins
     cdef public dict actors
@@ -83,6 +86,8 @@ cdef class Base:
     cdef int forget_holder(self, object worker, list missing) except -1
     cdef int purge(self, TaskState ts) except -1
     cdef int put_in_queues(self, TaskState ts) except -1
+    cdef int store(self, TaskState ts, object value) except -1
+    cdef int release(self, object key) except -1
     cdef bint holds(self, object key) except -1
     cdef int take_resources(self, TaskState ts, int sign) except -1
     cdef bint resources_suffice(self, TaskState ts) except -1

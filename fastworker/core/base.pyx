@@ -11,9 +11,13 @@ from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
 from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport FETCH, MEMORY, NONE
-from fastworker.core.task cimport NO_NBYTES, TaskState, clear_error, need, new_task, set_priority
+from fastworker.core.task cimport (
+    NO_NBYTES, TaskState, clear_error, need, new_task, set_nbytes, set_priority,
+)
+from fastworker.core.values cimport MISSING, Values
 
 import dask
+from distributed.sizeof import safe_sizeof
 
 logger = logging.getLogger("distributed.worker.state_machine")
 
@@ -144,6 +148,21 @@ cdef class Base:
             self.trash.append((ts.extras.exception, ts.extras.traceback))
         return 0
 
+    @property
+    def data(self):
+        """{key: result}: what the worker has as ``Worker.data``."""
+        return self.data_
+
+    @data.setter
+    def data(self, value):
+        fast = getattr(value, "fast", None)
+        with self.lock:
+            former = self.data_  # let go when the lock is free
+            self.values = <Values>fast if isinstance(fast, Values) else None
+            self.plain_data = <dict>value if type(value) is dict else None
+            self.data_ = value
+        del former
+
     cdef TaskState create_task(self, object key):
         cdef TaskState ts = new_task(key)
         ts.counts = self.task_counter.of_key(key)  # raises for what cannot be a key
@@ -229,9 +248,7 @@ cdef class Base:
         """Drop the value and all that is noted of this task, here and in the collections."""
         cdef TaskState dep
         key = ts.key
-        # Not data.pop(): that would read a spilled value back in
-        if key in self.data:
-            del self.data[key]
+        self.release(key)
         if self.actors:
             self.actors.pop(key, None)
         if self.threads:
@@ -278,8 +295,55 @@ cdef class Base:
             (<ReadyQueue?>self.data_needed[worker]).push(ts)
         return 0
 
+    cdef int store(self, TaskState ts, object value) except -1:
+        """Keep a task's value in `data`. Raises what the mapping raises: it does not pickle."""
+        cdef bint known = ts.nbytes_ != NO_NBYTES
+        key = ts.key
+        if self.values is not None:
+            if not known:
+                set_nbytes(ts, safe_sizeof(value))
+            if self.values.put(key, value, ts.nbytes_):
+                return 0
+        elif self.plain_data is not None:
+            self.discard(self.plain_data.get(key))
+            self.plain_data[key] = value
+            return 0
+        try:
+            self.data_[key] = value
+        except Exception:
+            if not known:
+                ts.nbytes_ = NO_NBYTES
+            raise
+        return 0
+
+    cdef int release(self, object key) except -1:
+        """Drop a value from `data`, if it is there."""
+        if self.values is not None:
+            value = self.values.take(key)
+            if value is not MISSING:
+                return self.discard(value)
+            if not self.values.holds(key):
+                return 0
+        elif self.plain_data is not None:
+            value = self.plain_data.get(key, MISSING)
+            if value is not MISSING:
+                self.discard(value)
+                del self.plain_data[key]
+            return 0
+        elif key not in self.data_:
+            return 0
+        del self.data_[key]  # no pop(): that would read a spilled value back in
+        return 0
+
     cdef bint holds(self, object key) except -1:
-        return key in self.data or key in self.actors
+        cdef bint here
+        if self.values is not None:
+            here = self.values.holds(key)
+        elif self.plain_data is not None:
+            here = key in self.plain_data
+        else:
+            here = key in self.data_
+        return here or key in self.actors
 
     cdef int take_resources(self, TaskState ts, int sign) except -1:
         """Take what the task needs (sign 1), or give it back (-1)."""

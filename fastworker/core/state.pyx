@@ -281,7 +281,7 @@ cdef class WorkerState(Events):
             "running": self.running,
             "ready": [ts.key for ts in self.ready.sorted()],
             "constrained": [ts.key for ts in self.constrained.sorted()],
-            "data": dict.fromkeys(self.data),
+            "data": dict.fromkeys(self.data_),
             "data_needed": {
                 worker: [ts.key for ts in queue.sorted()]
                 for worker, queue in self.data_needed.items()

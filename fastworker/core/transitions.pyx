@@ -148,13 +148,13 @@ cdef int to_memory(
     key = ts.key
     value = args[0]  # the callers have looked that it is there
     if m.validate:
-        expect(key not in m.data and ts.state_ != MEMORY, ts)
+        expect(key not in m.data_ and ts.state_ != MEMORY, ts)
     if m.actors and key in m.actors:
         m.actors[key] = value
     else:
         start = wall_clock()
         try:
-            m.data[key] = value
+            m.store(ts, value)
         except Exception as e:
             # Larger than what may be held in memory, and not to be spilled: it does not pickle
             recs.put_args(ts, ERROR, (*tuple(error_message(e).values())[1:], run_id))
@@ -389,7 +389,7 @@ cdef int ready_executing(
 ) except -1:
     if m.validate:
         expect_runnable(m, ts)
-        expect(ts.key not in m.data, ts)
+        expect(ts.key not in m.data_, ts)
     ts.state_ = EXECUTING
     records.append(run(ts, m.now, stimulus_id))
     return 0
