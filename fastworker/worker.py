@@ -12,6 +12,7 @@ import distributed
 from dask.typing import Key
 from distributed.comm import Comm
 from distributed.core import Status
+from distributed.spill import SpillBuffer
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
@@ -26,6 +27,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
+from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.outbox import Outbox
@@ -78,6 +80,8 @@ class Worker(Verbs, StateViews, distributed.Worker):
         if kwargs.get("extensions") is None:
             kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
+        if kwargs.get("data") is None:
+            self._use_store()
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
         self._engine = self._make_engine()
         self.stream_handlers["compute-task"] = self._handle_compute_task
@@ -203,6 +207,24 @@ class Worker(Verbs, StateViews, distributed.Worker):
                 REMOVE_AGAIN_AFTER, self._handle_remove_replicas, in_use, stimulus_id
             )
 
+    # Results
+
+    def _use_store(self) -> None:
+        """Put our store in the place of the SpillBuffer, if the memory manager has made one.
+
+        It is the memory manager that knows when there is to be one, and with what limits; nobody
+        has put anything in it yet.
+        """
+        buffer = self.memory_manager.data
+        if type(buffer) is SpillBuffer:
+            self.memory_manager.data = self.state.data = Store.in_place_of(buffer)
+
+    def _settle(self) -> None:
+        """Spill what the last events have put into memory beyond its target."""
+        data = self.data
+        if type(data) is Store and data.fast.over_target:
+            data.settle()
+
     # Stimuli in, instructions out
 
     @fail_hard  # type: ignore[untyped-decorator]
@@ -213,6 +235,7 @@ class Worker(Verbs, StateViews, distributed.Worker):
                 self._engine.handle(*stims)
             else:
                 self._follow(self.state.handle_stimulus(*stims))
+            self._settle()
             # A worker with a free thread has no time to lose: what it reports is what it will be
             # sent work for. One that is full collects its messages, as stock does.
             if len(self.state.executing) < self.state.nthreads:
