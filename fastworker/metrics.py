@@ -1,0 +1,121 @@
+"""The figures that a server keeps of what it does, with those of plain tasks among them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from fastworker.execution.metrics import ExecuteMetrics
+
+try:
+    from distributed.counter import Digest
+except ImportError:  # crick is not installed: no server has quantiles
+    Digest = None
+
+Figures = MutableMapping[Hashable, float]
+
+
+class Metrics:
+    """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
+
+    ``digests``, ``digests_total``, ``digests_total_since_heartbeat`` and ``digests_max`` are as
+    in ``distributed.core.Server``. Plain tasks are counted in `execute_metrics`, and that is moved
+    here whenever one of the four is looked at, so that whoever looks finds all there is.
+    """
+
+    #: What plain tasks took since somebody last looked; threads count here.
+    execute_metrics: ExecuteMetrics
+
+    _digests: MutableMapping[Hashable, Any] | None
+    _digests_total: Figures
+    _digests_total_since_heartbeat: Figures
+    _digests_max: Figures
+
+    if TYPE_CHECKING:
+        loop: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.execute_metrics = ExecuteMetrics(points=Digest is not None)
+        # Guards what is written to the four mappings, by whoever looks (any thread) and by
+        # digest_metric (mostly the event loop). Reentrant, since an object that is let go on the
+        # way may look too; it finds what there is (see _drain).
+        self._metrics_lock = threading.RLock()
+        self._draining = False
+        super().__init__(*args, **kwargs)
+        self.execute_metrics.wake = self._drain_soon
+
+    def _drain_soon(self) -> None:
+        """From any thread: have the event loop drain. Does nothing once the loop is closed."""
+        self.loop.add_callback(self._drain)
+
+    def _drain(self) -> None:
+        """Move what plain tasks took to where all figures are."""
+        if self.execute_metrics.empty:
+            return
+        with self._metrics_lock:
+            if self._draining:
+                return
+            self._draining = True
+            try:
+                self.execute_metrics.drain(
+                    self._digests_total,
+                    self._digests_total_since_heartbeat,
+                    self._digests_max,
+                    self._digests,
+                )
+            finally:
+                self._draining = False
+
+    def digest_metric(self, name: Hashable, value: float) -> None:
+        """Add a value to the figures of that name."""
+        with self._metrics_lock:
+            if self._digests is not None:
+                self._digests[name].add(value)
+            self._digests_total[name] += value
+            self._digests_total_since_heartbeat[name] += value
+            self._digests_max[name] = max(self._digests_max[name], value)
+
+    @property
+    def digests(self) -> MutableMapping[Hashable, Any] | None:
+        """Quantiles by name; None unless crick is installed."""
+        self._drain()
+        return self._digests
+
+    @digests.setter
+    def digests(self, digests: MutableMapping[Hashable, Any] | None) -> None:
+        with self._metrics_lock:
+            self._digests = digests
+
+    @property
+    def digests_total(self) -> Figures:
+        """Sums by name since the worker started."""
+        self._drain()
+        return self._digests_total
+
+    @digests_total.setter
+    def digests_total(self, figures: Figures) -> None:
+        with self._metrics_lock:
+            self._digests_total = figures
+
+    @property
+    def digests_total_since_heartbeat(self) -> Figures:
+        """Sums by name since the scheduler was last told."""
+        self._drain()
+        return self._digests_total_since_heartbeat
+
+    @digests_total_since_heartbeat.setter
+    def digests_total_since_heartbeat(self, figures: Figures) -> None:
+        with self._metrics_lock:
+            self._digests_total_since_heartbeat = figures
+
+    @property
+    def digests_max(self) -> Figures:
+        """The largest value by name."""
+        self._drain()
+        return self._digests_max
+
+    @digests_max.setter
+    def digests_max(self, figures: Figures) -> None:
+        with self._metrics_lock:
+            self._digests_max = figures

@@ -1,0 +1,263 @@
+"""The counters of plain tasks: the same figures as distributed's ledger gives."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections import defaultdict
+
+import pytest
+from distributed import Worker as StockWorker
+from distributed.core import Server
+from distributed.metrics import DelayedMetricsLedger
+from worker_clusters import ONE_WORKER, cluster
+
+from fastworker.execution.metrics import ExecuteMetrics
+
+PARTS = ("thread_cpu", "thread_noncpu", "executor", "other")
+
+
+class Figures:
+    """Where a server keeps what ``digest_metric`` is told, without the server."""
+
+    digest_metric = Server.digest_metric
+
+    def __init__(self):
+        self.digests = None
+        self.digests_total = defaultdict(int)
+        self.digests_total_since_heartbeat = defaultdict(int)
+        self.digests_max = defaultdict(int)
+
+    def all(self):
+        return [self.digests_total, self.digests_total_since_heartbeat, self.digests_max]
+
+
+def ours(metrics, digests=None):
+    out = Figures()
+    metrics.drain(*out.all(), digests)
+    return out
+
+
+def stock(runs):
+    """What distributed makes of these runs; its clock is set by hand."""
+    out = Figures()
+    for span_id, prefix, parts, reads, reports, outcome in runs:
+        clock = iter([0.0, sum(parts) + sum(v for _, v, unit in reports if unit == "seconds")])
+        ledger = DelayedMetricsLedger(func=lambda clock=clock: next(clock))
+        for nbytes in reads:
+            ledger._callback("memory-read", 1, "count")
+            ledger._callback("memory-read", nbytes, "bytes")
+        for report in reports:
+            ledger._callback(*report)
+        for label, seconds in zip(("thread-cpu", "thread-noncpu", "executor"), parts, strict=False):
+            ledger._callback(label, seconds, "seconds")
+        for label, value, unit in ledger.finalize(False if outcome == "success" else outcome):
+            out.digest_metric(("execute", span_id, prefix, label, unit), value)
+    return out
+
+
+def count(metrics, runs):
+    for span_id, prefix, parts, reads, reports, outcome in runs:
+        for label, value, unit in reports:
+            metrics.report(span_id, prefix, label, value, unit, outcome=outcome)
+        metrics.record(
+            span_id,
+            prefix,
+            outcome=outcome,
+            **dict(zip(PARTS, parts, strict=True)),
+            elapsed=sum(parts) + sum(v for _, v, unit in reports if unit == "seconds"),
+            duration=-1.0 if outcome == "failed" else parts[0] + parts[1],
+            read_count=len(reads),
+            read_bytes=sum(reads),
+            read_largest=max(reads, default=0),
+        )
+
+
+def random_runs(seed, n):
+    rng = random.Random(seed)
+    reports = [("I/O", 0.25, "seconds"), ("I/O", 100, "bytes"), (None, 2, "custom")]
+    return [
+        (
+            rng.choice(["span-1", "span-2", None]),
+            rng.choice(["inc", "add", "sum"]),
+            # Binary fractions, so that sums are exact in whatever order
+            [rng.randrange(64) / 64 for _ in PARTS],
+            [rng.randrange(1000) for _ in range(rng.choice([0, 0, 1, 3]))],
+            rng.sample(reports, rng.choice([0, 0, 1, 3])),
+            rng.choice(["success", "success", "failed", "cancelled"]),
+        )
+        for _ in range(n)
+    ]
+
+
+def test_same_figures_as_the_ledger():
+    runs = random_runs(0, 500)
+    metrics = ExecuteMetrics()
+    count(metrics, runs)
+    mine, theirs = ours(metrics), stock(runs)
+    assert len(theirs.digests_total) > 50
+    for figures, expected in zip(mine.all(), theirs.all(), strict=True):
+        assert figures == expected
+        assert {k: type(v) for k, v in figures.items() if "count" in k} == {
+            k: int for k in expected if "count" in k
+        }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_same_order_as_the_ledger(seed):
+    """Names are new in the order in which a ledger would have brought them."""
+    runs = random_runs(seed, 1)
+    metrics = ExecuteMetrics()
+    count(metrics, runs)
+    assert list(ours(metrics).digests_total) == list(stock(runs).digests_total)
+
+
+def test_a_drain_leaves_nothing():
+    metrics = ExecuteMetrics()
+    assert metrics.empty
+    count(metrics, random_runs(1, 50))
+    assert not metrics.empty
+    assert ours(metrics).digests_total
+    assert metrics.empty
+    assert not ours(metrics).digests_total
+    # Outcomes are counted for ever
+    assert sum(metrics.tasks_total.values()) == 50
+
+
+def test_parts_of_zero_seconds_are_named():
+    metrics = ExecuteMetrics()
+    metrics.record("s", "inc")
+    assert ours(metrics).digests_total == {
+        ("execute", "s", "inc", label, "seconds"): 0
+        for label in ("thread-cpu", "thread-noncpu", "executor", "other")
+    }
+
+
+def test_bad_arguments():
+    metrics = ExecuteMetrics()
+
+    class Name(str):
+        pass
+
+    with pytest.raises(TypeError, match="id of a span must be a str or None; got 3"):
+        metrics.record(3, "inc")
+    with pytest.raises(TypeError, match="prefix of a key must be a str; got None"):
+        metrics.record("s", None)
+    with pytest.raises(TypeError, match="prefix of a key must be a str; got 'inc'"):
+        metrics.record("s", Name("inc"))
+    with pytest.raises(ValueError, match=r"outcome must be one of .*; got 'lost'"):
+        metrics.record("s", "inc", outcome="lost")
+    assert metrics.empty
+
+
+def test_a_report_that_cannot_be_counted_costs_nobody_else(caplog):
+    metrics = ExecuteMetrics()
+    metrics.report("s", "inc", "I/O", "many", "bytes")
+    metrics.report("s", "inc", ["unhashable"], 1, "bytes")
+    metrics.report("s", "inc", "I/O", 3, "count")
+    metrics.record("s", "inc", other=1.0)
+    total = ours(metrics).digests_total
+    assert total["execute", "s", "inc", "I/O", "count"] == 3
+    assert total["execute", "s", "inc", "other", "seconds"] == 1
+    assert len(total) == 5
+    assert caplog.text.count("Cannot count what a task reported") == 2
+
+
+def test_threads_lose_nothing():
+    """Eight threads count while another one drains, on a switch interval of nothing."""
+    metrics = ExecuteMetrics()
+    n_threads, n_runs, n_spans = 8, 20_000, 50
+    total, since, largest = {}, {}, {}
+    done = threading.Event()
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(n_runs):
+            # A span id of its own every time, as they come from messages
+            span_id = "-".join(["span", str(rng.randrange(n_spans))])
+            metrics.record(span_id, rng.choice(["inc", "add"]), other=1.0)
+            metrics.report(span_id, "inc", "mine", 1, "count")
+
+    def drain():
+        while not done.is_set():
+            metrics.drain(total, since, largest, None)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(n_threads)]
+        reader = threading.Thread(target=drain)
+        for thread in [*threads, reader]:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        done.set()
+        reader.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+    metrics.drain(total, since, largest, None)
+    assert metrics.tasks_total["success"] == n_threads * n_runs
+    assert sum(v for k, v in total.items() if k[3] == "other") == n_threads * n_runs
+    assert sum(v for k, v in total.items() if k[3] == "mine") == n_threads * n_runs
+    assert total == since
+
+
+def test_quantiles():
+    Digest = pytest.importorskip("crick") and pytest.importorskip("distributed.counter").Digest
+    metrics = ExecuteMetrics(points=True)
+    for i in range(1001):
+        metrics.record("s", "inc", other=float(i), duration=float(i))
+        metrics.record("s", "add", outcome="failed", elapsed=2.0, duration=5000.0)
+        metrics.record("s", "add", outcome="cancelled", elapsed=3.0)
+    metrics.record("s", "sum", read_count=5, read_bytes=140, read_largest=100)
+    digests = defaultdict(Digest)
+    total = ours(metrics, digests).digests_total
+    assert set(total) | {"task-duration"} == set(digests)
+    first = {name: digest.components[0] for name, digest in digests.items()}
+    assert first["task-duration"].size() == 1001  # without those that failed
+    assert first["task-duration"].quantile(0.5) == pytest.approx(500, rel=0.02)
+    assert first["execute", "s", "inc", "other", "seconds"].max() == 1000
+    assert first["execute", "s", "add", "failed", "seconds"].quantile(0.5) == 2
+    assert first["execute", "s", "add", "cancelled", "seconds"].size() == 1001
+    assert first["execute", "s", "sum", "memory-read", "count"].size() == 5
+    assert first["execute", "s", "sum", "memory-read", "bytes"].max() == 100
+    assert first["execute", "s", "sum", "memory-read", "bytes"].min() == 10
+    assert metrics.dropped == 0
+
+
+def test_room_for_values_is_bounded():
+    calls = []
+    metrics = ExecuteMetrics(points=True)
+    metrics.wake = lambda: calls.append(1)
+    for _ in range(20_000):  # four values each, and a duration
+        metrics.record("s", "inc", duration=1.0)
+    assert calls == [1]  # once, when half of it is taken
+    assert metrics.dropped == 20_000 * 5 - 65536
+    assert ours(metrics).digests_total
+    for _ in range(20_000):
+        metrics.record("s", "inc", duration=1.0)
+    assert calls == [1, 1]
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_whoever_looks_finds_all_there_is(c, s, a):
+    assert isinstance(a, StockWorker)
+    name = ("execute", "s", "inc", "other", "seconds")
+    for i, figures in enumerate(("digests_total", "digests_total_since_heartbeat", "digests_max")):
+        a.execute_metrics.record("s", "inc", other=float(i + 1))
+        assert getattr(a, figures)[name] == [1, 3, 3][i]
+    assert a.execute_metrics.empty
+    if a.digests is not None:
+        a.execute_metrics.record("s", "dec")
+        assert ("execute", "s", "dec", "other", "seconds") in a.digests
+
+    # What was counted after the scheduler was told belongs to the next heartbeat
+    a.digests_total_since_heartbeat = defaultdict(int)
+    a.execute_metrics.record("s", "inc", other=0.5)
+    assert a.digests_total_since_heartbeat == {
+        name: 0.5,
+        **{(*name[:3], part, "seconds"): 0 for part in ("thread-cpu", "thread-noncpu", "executor")},
+    }
+    a.digests_total_since_heartbeat.clear()  # no span of that name
