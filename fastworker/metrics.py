@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from fastworker import prometheus
 from fastworker.execution.metrics import ExecuteMetrics
 
 try:
@@ -44,6 +45,11 @@ class Metrics:
         self._draining = False
         super().__init__(*args, **kwargs)
         self.execute_metrics.wake = self._drain_soon
+
+    def start_http_server(self, *args: Any, **kwargs: Any) -> None:
+        """Serve the worker's pages; Prometheus finds fastworker's own figures there too."""
+        super().start_http_server(*args, **kwargs)  # type: ignore[misc]
+        prometheus.publish()
 
     def _drain_soon(self) -> None:
         """From any thread: have the event loop drain. Does nothing once the loop is closed."""

@@ -32,6 +32,7 @@ from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.metrics import Metrics
 from fastworker.outbox import Outbox
+from fastworker.profiling import Profiling
 from fastworker.spans import SpansExtension
 from fastworker.stream import SchedulerStream, UnloadableTask
 from fastworker.termination import shutdown
@@ -55,7 +56,7 @@ NAMED_KEYS = 27
 NAMED_KEYS_CHARS = 80
 
 
-class Worker(Verbs, StateViews, Metrics, distributed.Worker):
+class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
     """``distributed.Worker`` on fastworker's native task state machine.
 
     Takes what ``distributed.Worker`` takes. With no address at all - neither an argument, nor a
