@@ -9,39 +9,21 @@ stream; the scheduler then sends the same task to the next worker. Here the mess
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from ssl import SSLError
 from typing import Any
 
-import msgpack
 from distributed.comm import utils as comm_utils
 from distributed.comm.core import Comm, CommClosedError
 from distributed.comm.tcp import TCP, convert_stream_closed_error, read_bytes_rw
-from distributed.core import error_message
-from distributed.protocol import pickle
-from distributed.protocol.compression import decompress
-from distributed.protocol.serialize import merge_and_deserialize, msgpack_decode_default
-from distributed.protocol.utils import msgpack_opts, unpack_frames
 from distributed.utils import offload
 from tornado.iostream import StreamClosedError
 
+from fastworker.wire import ComputeTask, Frames, FreeKeys, UnloadableTask, WireError, decode
+
+__all__ = ["SchedulerStream", "UnloadableTask"]
+
 #: A TCP message starts with the length of its head, in the byte order of the machine.
 LENGTH_BYTES = 8
-
-
-class UnloadableTask:
-    """Stands where a task should be that could not be unpickled."""
-
-    __slots__ = ("error", "message")
-
-    def __init__(self, error: Exception) -> None:
-        """To be called while ``error`` is being handled: its traceback is taken from there."""
-        self.error = error
-        #: ``exception``, ``traceback``, ``exception_text``, ``traceback_text`` for the scheduler
-        self.message: dict[str, Any] = dict(error_message(error))
-
-    def __repr__(self) -> str:
-        return f"<UnloadableTask: {self.error!r}>"
 
 
 class SchedulerStream:
@@ -49,10 +31,18 @@ class SchedulerStream:
 
     TCP and TLS are read here. Other transports either cannot carry a bad pickle (``inproc``
     passes objects) or are left to their own ``read``.
+
+    Parameters
+    ----------
+    comm
+        The connection.
+    native
+        Whether `read` gives `ComputeTask` and `FreeKeys` where it can; dicts alone otherwise.
     """
 
-    def __init__(self, comm: Comm) -> None:
+    def __init__(self, comm: Comm, *, native: bool = False) -> None:
         self.comm = comm
+        self.native = native
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.comm!r}>"
@@ -69,34 +59,41 @@ class SchedulerStream:
     async def close(self) -> None:
         await self.comm.close()
 
-    async def read(self) -> Any:
+    async def read(self) -> list[Any]:
         """The next batch of messages.
 
-        Raises CommClosedError when the connection has ended, and whatever decoding raises if the
-        fault is not a task's own.
+        Raises CommClosedError when the connection has ended, WireError for bytes that are no
+        message, and whatever unpickling raises if the fault is not a task's own. Of a batch that
+        cannot be decoded nothing is returned.
         """
         comm = self.comm
         if not isinstance(comm, TCP) or not comm.deserialize:
-            return await comm.read()
+            read = await comm.read()
+            return list(read) if isinstance(read, (tuple, list)) else [read]
         frames = await _read_frames(comm)
-        nbytes = sum(frame.nbytes for frame in frames)
         threshold = comm_utils.OFFLOAD_THRESHOLD  # may be changed while we run
-        if threshold and comm.allow_offload and nbytes > threshold:
-            return await offload(decode, frames)
-        return decode(frames)
+        if threshold and comm.allow_offload and frames.total_bytes > threshold:
+            messages: list[Any] = await offload(decode, frames)
+        else:
+            messages = decode(frames)
+        if self.native:
+            return messages
+        return [
+            message.to_dict() if type(message) in (ComputeTask, FreeKeys) else message
+            for message in messages
+        ]
 
 
-async def _read_frames(comm: TCP) -> list[memoryview]:
+async def _read_frames(comm: TCP) -> Frames:
     """The frames of one message; those that did not fit into its head in memory of their own."""
     stream = comm.stream
     if stream is None:
         raise CommClosedError(f"in {comm}: the stream is closed")
     try:
         length = int.from_bytes(await stream.read_bytes(LENGTH_BYTES), sys.byteorder)
-        head = await read_bytes_rw(stream, length)
-        frames, lengths = unpack_frames(head, partial=True)
-        for length in lengths:
-            frames.append(await read_bytes_rw(stream, length))
+        frames = Frames.of_head(await _read_bytes(comm, length))
+        for length in frames.missing[:]:
+            frames.add(await _read_bytes(comm, length))
     except (StreamClosedError, SSLError) as error:
         comm.abort()
         convert_stream_closed_error(comm, error)
@@ -104,48 +101,16 @@ async def _read_frames(comm: TCP) -> list[memoryview]:
         # Nobody knows how much of the message was read: the stream cannot be used again.
         comm.abort()
         raise
-    result: list[memoryview] = frames
-    return result
+    return frames
 
 
-def decode(frames: Sequence[memoryview]) -> Any:
-    """The message in ``frames``, with UnloadableTask for each task that cannot be unpickled.
+async def _read_bytes(comm: TCP, n: int) -> memoryview:
+    """`n` bytes in memory of their own, which takes up room only as it is filled.
 
-    Raises what unpickling raised if it was not the ``run_spec`` of a ``compute-task``.
+    Raises WireError if there can be no so much memory at all.
     """
-    unloadable: list[UnloadableTask] = []
-
-    def parts(at: int) -> tuple[dict[str, Any], Sequence[Any]]:
-        header = msgpack.loads(
-            frames[at], object_hook=msgpack_decode_default, use_list=False, **msgpack_opts
-        )
-        body: Sequence[Any] = frames[at + 1 : at + 1 + header["num-sub-frames"]]
-        if "compression" in header:
-            body = decompress(header, body)
-        return header, body
-
-    def revive(value: dict[str, Any]) -> Any:
-        if at := value.get("__Pickled__", 0):
-            header, body = parts(at)
-            try:
-                return pickle.loads(header["pickled-obj"], buffers=body)
-            except Exception as error:
-                unloadable.append(UnloadableTask(error))
-                return unloadable[-1]
-        if at := value.get("__Serialized__", 0):
-            header, body = parts(at)
-            return merge_and_deserialize(header, body)
-        return msgpack_decode_default(value)
-
-    messages = msgpack.loads(frames[0], object_hook=revive, use_list=False, **msgpack_opts)
-    if unloadable:
-        batch = messages if isinstance(messages, (tuple, list)) else (messages,)
-        tasks = {
-            id(message.get("run_spec"))
-            for message in batch
-            if isinstance(message, dict) and message.get("op") == "compute-task"
-        }
-        for item in unloadable:
-            if id(item) not in tasks:
-                raise item.error
-    return messages
+    try:
+        read: memoryview = await read_bytes_rw(comm.stream, n)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise WireError(f"{comm.peer_address} announced {n} bytes at once") from error
+    return read

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-import distributed
 import pytest
 from dask.utils_test import inc
 from distributed.comm import CommClosedError
-from distributed.protocol import dumps, to_serialize
-from distributed.protocol.serialize import ToPickle
 from distributed.utils_test import gen_cluster, wait_for_state
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
-from fastworker.stream import SchedulerStream, UnloadableTask, decode
+from fastworker.stream import SchedulerStream, UnloadableTask
 
 
 class OnlyElsewhere:
@@ -130,68 +127,6 @@ async def test_a_task_that_is_known_already_needs_no_run_spec(c, s, a):
         assert a.tasks["ready"].run_spec is not None
         g.opened.set()
         assert await c.gather([running, ready]) == [1, 2]
-
-
-# Decoding by itself
-
-
-def frames_of(message):
-    return [memoryview(frame) for frame in dumps(message)]
-
-
-def test_decode_is_loads():
-    import numpy as np
-
-    message = (
-        {"op": "compute-task", "key": "x", "run_spec": ToPickle((inc, np.arange(10_000)))},
-        {"op": "free-keys", "keys": ("a", ("b", 1)), "set": {1, 2}},
-        {"op": "other", "value": to_serialize(np.arange(5)), "status": distributed.Status.running},
-        "OK",
-    )
-    frames = frames_of(message)
-    decoded, expected = decode(frames), distributed.protocol.loads(frames)
-    assert repr(decoded) == repr(expected)
-    assert decoded[0]["run_spec"][1].tolist() == list(range(10_000))
-    assert decoded[1] == expected[1]
-
-
-def test_decode_marks_a_task():
-    with _armed():
-        first, second = decode(
-            frames_of(
-                [
-                    {"op": "compute-task", "run_spec": ToPickle(OnlyElsewhere())},
-                    {"op": "compute-task", "run_spec": ToPickle(inc)},
-                ]
-            )
-        )
-    assert isinstance(first["run_spec"], UnloadableTask)
-    assert isinstance(first["run_spec"].error, ModuleNotFoundError)
-    assert "no such module" in first["run_spec"].message["exception_text"]
-    assert second["run_spec"] is inc
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"op": "other", "run_spec": ToPickle(OnlyElsewhere())},
-        {"op": "compute-task", "run_spec": ToPickle(inc), "key": ToPickle(OnlyElsewhere())},
-        ToPickle(OnlyElsewhere()),
-    ],
-    ids=["another-op", "another-field", "no-message"],
-)
-def test_decode_raises_what_is_no_task_s_fault(message):
-    frames = frames_of([message])
-    with _armed(), pytest.raises(ModuleNotFoundError, match="no such module"):
-        decode(frames)
-
-
-class _armed:
-    def __enter__(self):
-        OnlyElsewhere.armed = True
-
-    def __exit__(self, *_):
-        OnlyElsewhere.armed = False
 
 
 @cluster(nthreads=ONE_WORKER)

@@ -1,0 +1,32 @@
+"""The frames of one message, with their bytes at hand."""
+
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport uint8_t
+
+
+cdef struct Span:
+    const uint8_t* data
+    Py_ssize_t size
+
+
+cdef class Frames:
+    # Used by one thread at a time; handed on as a whole.
+    cdef Py_ssize_t count  # frames there are
+    cdef Py_ssize_t room  # what `spans` and `views` have room for
+    cdef Span* spans  # where the bytes of each frame are
+    cdef list objects  # each frame as given; None for a part of `head` nobody has asked for
+    cdef object head  # memoryview of frames that came in one piece, or None
+    cdef const uint8_t* head_data
+    # What keeps the bytes in their place: the buffers of `head` and of all frames given alone
+    cdef Py_buffer* views
+    cdef Py_ssize_t held
+    cdef readonly list missing  # sizes of the frames that must still be added, in order
+
+    cdef int make_room(self, Py_ssize_t n) except -1
+    cdef Py_buffer* hold(self, object given) except NULL
+    cdef int append(self, object frame) except -1
+    cdef object frame(self, Py_ssize_t i)
+    cdef list section(self, Py_ssize_t start, Py_ssize_t n)
+
+
+cdef Frames frames_of(object sequence)

@@ -1,0 +1,21 @@
+"""The two messages that a busy worker gets all the time, decoded."""
+
+
+cdef class ComputeTask:
+    # Written by the decoder alone, before anybody else sees it.
+    cdef readonly object key  # str, bytes, int, float or a tuple of these
+    cdef readonly object run_id  # int
+    cdef readonly object priority  # tuple
+    cdef readonly object run_spec  # the unpickled task, an UnloadableTask, or None
+    cdef readonly object who_has  # {key: addresses}; None for no dependencies
+    cdef readonly object nbytes  # {key: bytes}; None for no dependencies
+    cdef readonly object resource_restrictions  # {resource: amount}, or None
+    cdef readonly bint actor
+    cdef readonly object annotations  # dict, or None
+    cdef readonly object span_id  # str, or None
+    cdef readonly object stimulus_id  # str
+
+
+cdef class FreeKeys:
+    cdef readonly object keys  # tuple
+    cdef readonly object stimulus_id  # str

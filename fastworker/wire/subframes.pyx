@@ -1,0 +1,142 @@
+"""Objects that come in frames of their own, beside the message that they belong to.
+
+The message has the number of a frame. That frame is a header in MessagePack; it says how many
+frames follow it and how each is compressed. A pickle is in the header itself and the frames are
+its out-of-band buffers; anything else that was serialized is in the frames.
+"""
+
+from libc.stdint cimport uint8_t
+
+from fastworker.wire.frames cimport Frames
+from fastworker.wire.unpack cimport Unpacker
+
+import logging
+from pickle import loads
+
+from distributed.protocol.compression import decompress
+from distributed.protocol.serialize import merge_and_deserialize
+
+cdef enum:
+    COPIED = 4096  # bytes of a pickle up to which a copy is cheaper than a view
+    LOGGED = 10_000  # bytes of a pickle that are logged if it cannot be loaded
+
+# Where stock says it too
+logger = logging.getLogger("distributed.protocol.pickle")
+
+
+cdef class PickledHeader(Unpacker):
+    """The header of a pickle."""
+
+    def __cinit__(self):
+        self.only_names = True
+
+    cdef object revive(self, dict marked):
+        return marked
+
+    cdef int read(self) except -1:
+        """Read it all; raises WireError if anything is missing or of the wrong type."""
+        cdef Py_ssize_t n = self.map_header()
+        if n < 0:
+            raise self.error("the header of a pickle has to be a map")
+        for _ in range(n):
+            self.owed -= 2
+            if self.comes(b"\xabpickled-obj", 12):
+                self.field("pickled-obj")
+            elif self.comes(b"\xabcompression", 12):
+                self.field("compression")
+            elif self.comes(b"\xaenum-sub-frames", 15):
+                self.field("num-sub-frames")
+            else:
+                name = self.value()
+                if type(name) is not str and type(name) is not bytes:
+                    raise self.error(f"a name has to be str or bytes, not {type(name).__name__}")
+                self.field(name)
+        self.leave()
+        if self.pos != self.end:
+            raise self.error(f"{self.end - self.pos} bytes follow the header of a pickle")
+        if self.pickled is None:
+            raise self.error("the header of a pickle has no 'pickled-obj'")
+        return 0
+
+    cdef int field(self, object name) except -1:
+        """Read the value of one field; those nobody knows are of no interest."""
+        if name == "pickled-obj":
+            self.pickled = self.pickle_bytes()
+            return 0
+        value = self.value()
+        if name == "compression":
+            if type(value) is not tuple:
+                raise self.error(f"'compression' has to be an array, not {value!r}")
+            self.compression = value
+        elif name == "num-sub-frames":
+            self.count = value
+        return 0
+
+    cdef object pickle_bytes(self):
+        """The bytes of the pickle, a view of the frame where they are many."""
+        cdef uint8_t kind
+        cdef Py_ssize_t n, start
+        self.need(1)
+        kind = self.pos[0]
+        if not 0xC4 <= kind <= 0xC6:
+            raise self.error("'pickled-obj' has to be bytes")
+        self.pos += 1
+        n = self.size(1 << (kind - 0xC4))
+        self.need(n)
+        start = self.pos - self.start
+        self.pos += n
+        if n > COPIED:
+            return memoryview(self.frames.frame(self.frame)).cast("B")[start:start + n]
+        return self.start[start:start + n]
+
+
+cdef list body_of(Unpacker header, object count, object compression):
+    """The `count` frames after those of `header`, without their compression.
+
+    Raises WireError if they are not there or not compressed as the header says.
+    """
+    cdef Py_ssize_t following = header.frames.count - header.frame - 1
+    cdef list body
+    if type(count) is not int:
+        raise header.error(f"'num-sub-frames' has to be a number, not {count!r}")
+    if not 0 <= count <= following:
+        raise header.error(f"'num-sub-frames' is {count}, and {following} frames follow")
+    if count == 0:
+        return []
+    body = header.frames.section(header.frame + 1, count)
+    if compression is None:
+        return body
+    if type(compression) is not tuple or len(<tuple>compression) < count:
+        raise header.error(
+            f"'compression' has to be an array with a name for each of {count} frames"
+        )
+    try:
+        return decompress({"compression": compression}, body)
+    except Exception as error:
+        raise header.error(
+            f"the {count} frames that follow are not compressed as {compression!r}: {error!r}"
+        ) from error
+
+
+cdef object unpickle(object pickled, list buffers):
+    """As distributed's ``pickle.loads``, down to the log."""
+    try:
+        return loads(pickled, buffers=buffers) if buffers else loads(pickled)
+    except Exception:
+        logger.info("Failed to deserialize %s", bytes(pickled[:LOGGED]), exc_info=True)
+        raise
+
+
+cdef object deserialized(Frames frames, Py_ssize_t at, Py_ssize_t message):
+    """What was serialized into the frames after number `at`, which is its header.
+
+    Raises WireError for a header that is none, and whatever deserializing raises.
+    """
+    cdef Unpacker unpacker = Unpacker()
+    unpacker.message = message
+    unpacker.read_frame(frames, at)
+    header = unpacker.whole()
+    if type(header) is not dict:
+        raise unpacker.error("the header of a serialized object has to be a map")
+    body = body_of(unpacker, header.get("num-sub-frames"), header.get("compression"))
+    return merge_and_deserialize(header, body)

@@ -1,0 +1,3 @@
+class Unpacker:
+    @property
+    def frame(self) -> int: ...
