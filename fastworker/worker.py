@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
+from inspect import isawaitable
 from typing import Any
 
 import dask
 import distributed
 from dask.typing import Key
-from distributed.comm import Comm
+from distributed.comm import Comm, CommClosedError
 from distributed.core import Status
 from distributed.spill import SpillBuffer
 from distributed.threadpoolexecutor import ThreadPoolExecutor
@@ -39,6 +40,7 @@ from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
 from fastworker.verbs.steering import users
 from fastworker.views import StateViews
+from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
 
@@ -54,6 +56,10 @@ REMOVE_AGAIN_AFTER = 0.5
 #: characters, when the worker validates itself.
 NAMED_KEYS = 27
 NAMED_KEYS_CHARS = 80
+
+
+#: Messages that the engine takes as they are, and their ops.
+NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
 
 class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
@@ -88,6 +94,7 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
         self._engine = self._make_engine()
         self.stream_handlers["compute-task"] = self._handle_compute_task
         self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
+        self._native_handlers = {op: self.stream_handlers[op] for op in NATIVE.values()}
 
     def _make_engine(self) -> Engine | None:
         """What runs plain tasks without the event loop, in threads of its own.
@@ -166,7 +173,51 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
 
     async def handle_scheduler(self, comm: Comm) -> None:
         """Work off the scheduler's stream until it ends, then close."""
-        await super().handle_scheduler(SchedulerStream(comm))
+        await super().handle_scheduler(SchedulerStream(comm, native=self._engine is not None))
+
+    async def handle_stream(self, comm: Any, extra: dict[str, Any] | None = None) -> None:
+        """Work off a stream of messages until it ends, each by its handler.
+
+        Tasks and keys to free go straight to the engine, unless somebody has put a handler of his
+        own in the place of ours.
+        """
+        if not isinstance(comm, SchedulerStream):
+            await super().handle_stream(comm, extra)
+            return
+        logger.info("Starting established connection to %s", comm.peer_address)
+        try:
+            while True:
+                for message in await comm.read():
+                    if type(message) in NATIVE:
+                        self._handle_native(message)
+                    elif message == "OK":
+                        break
+                    elif message["op"] == "close-stream":
+                        logger.info("Received 'close-stream' from %s; closing.", comm.peer_address)
+                        return
+                    else:
+                        done = self.stream_handlers[message.pop("op")](**message)
+                        if isawaitable(done):
+                            await done
+                # Others have something to do too
+                await asyncio.sleep(0)
+        except CommClosedError:
+            logger.info("Connection to %s has been closed.", comm.peer_address)
+        finally:
+            await comm.close()
+
+    def _handle_native(self, message: ComputeTask | FreeKeys) -> None:
+        op = NATIVE[type(message)]
+        replaced = self._engine is None or self.stream_handlers[op] != self._native_handlers[op]
+        if replaced or (type(message) is ComputeTask and type(message.run_spec) is UnloadableTask):
+            fields = message.to_dict()
+            self.stream_handlers[fields.pop("op")](**fields)
+        else:
+            assert self._engine is not None
+            try:
+                self._engine.take_on(message)
+            except Exception as error:
+                self._fail_as_thread_did(error)
 
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -49,6 +50,10 @@ class Contexts:
             context.run(annotation.__enter__)
             known = self._spans[ids] = (context, annotation)
         return known[0].copy()
+
+    def run(self, what: Callable[[], Any]) -> Any:
+        """Call something that is not a task, and may report too."""
+        return self._base.copy().run(what)
 
     @staticmethod
     def _leave(context: Context, annotation: Any) -> None:

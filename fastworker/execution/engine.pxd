@@ -3,6 +3,8 @@
 from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
+from fastworker.data.memory cimport Memory
+from fastworker.wire.messages cimport ComputeTask, FreeKeys
 
 
 cdef class Engine:
@@ -13,6 +15,8 @@ cdef class Engine:
     cdef object pool  # the PullThreadPoolExecutor whose threads run plain tasks
     cdef object put  # its queue's `put`
     cdef dict worker_vars, executors
+    cdef object execution_state
+    cdef Memory memory  # of the worker's data, if it is a Store
 
     cdef readonly object loop  # asyncio's
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
@@ -34,3 +38,4 @@ cdef class Engine:
         object span_id, object stimulus_id,
     )
     cpdef free_keys(self, object keys, object stimulus_id)
+    cpdef take_on(self, object message)

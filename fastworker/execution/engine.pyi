@@ -8,6 +8,7 @@ from distributed.worker_state_machine import StateMachineEvent
 
 from fastworker.core import WorkerState
 from fastworker.execution.pool import PullThreadPoolExecutor
+from fastworker.wire import ComputeTask, FreeKeys
 from fastworker.worker import Worker
 
 class Engine:
@@ -39,4 +40,5 @@ class Engine:
         stimulus_id: str,
     ) -> None: ...
     def free_keys(self, keys: Iterable[Key], stimulus_id: str) -> None: ...
+    def take_on(self, message: ComputeTask | FreeKeys) -> None: ...
     def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool: ...

@@ -16,6 +16,8 @@ from distributed.worker_state_machine import SendMessageToScheduler
 from fastworker.core.records cimport Dropped, Finished, Held, Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
+from fastworker.data.memory cimport Memory
+from fastworker.wire.messages cimport ComputeTask, FreeKeys
 
 from fastworker.core.records import to_instructions
 
@@ -69,6 +71,9 @@ cdef class Engine:
         self.put = pool._work_queue.put
         self.worker_vars = vars(worker)
         self.executors = worker.executors
+        self.execution_state = worker.execution_state
+        fast = getattr(worker.data, "fast", None)
+        self.memory = fast if isinstance(fast, Memory) else None
         self.outgoing = []
         self.watchers = {}
 
@@ -185,6 +190,19 @@ cdef class Engine:
             self.state.leave()
         if others or self.outgoing:
             self.send_from_loop(others)
+
+    cpdef take_on(self, object message):
+        """A `ComputeTask` or `FreeKeys` of the scheduler's."""
+        cdef ComputeTask task
+        if type(message) is ComputeTask:
+            task = <ComputeTask>message
+            self.compute(
+                task.key, task.run_id, task.priority, task.run_spec, task.who_has, task.nbytes,
+                task.resource_restrictions, task.actor, task.annotations, task.span_id,
+                task.stimulus_id,
+            )
+        else:
+            self.free_keys((<FreeKeys?>message).keys, (<FreeKeys>message).stimulus_id)
 
     cdef int send_from_loop(self, list others) except -1:
         cdef list outgoing

@@ -4,6 +4,7 @@ from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
 from fastworker.execution.engine cimport Engine
+from fastworker.execution.metrics cimport ExecuteMetrics, Outcome, Sample
 
 
 cdef class Runner:
@@ -15,6 +16,7 @@ cdef class Runner:
     cdef dict thread_state  # distributed's thread-local variables of the task
     cdef dict pool_state  # and of the thread pool
     cdef object contexts  # Contexts: where tasks run
+    cdef ExecuteMetrics metrics
     cdef list extras  # (label, value, unit) reported with context_meter while a task runs
     cdef dict active_threads
     cdef object active_keys  # a subclass of set
@@ -22,13 +24,18 @@ cdef class Runner:
 
     # The task in hand, as of when it was taken
     cdef TaskState ts
-    cdef object key, run_id, run_spec, span_id, span
+    cdef object key, run_id, run_spec, span_id, span, prefix
     cdef dict inputs
     cdef list absent  # keys of inputs that are not in memory
-    cdef double when, began, start, stop, cpu
     cdef bint ran  # its code has been called
+    # Seconds since the epoch: when it could run, was begun, was called, returned, was left
+    cdef double when, began, start, stop, left
+    cdef double cpu, around  # seconds on the processor in the call; spent on reading inputs
+    cdef Sample sample  # what has been read of the inputs
 
     cdef int take(self, Run run) except -1
+    cdef int read_absent(self) except -1
+    cdef int measure(self, Outcome how) except -1
     cdef Run run_one(self)
     cdef object compute(self)
     cdef Run succeed(self, object value)

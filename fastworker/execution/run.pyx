@@ -9,15 +9,18 @@ from cpython.set cimport PySet_Add, PySet_Discard
 from libc.stdio cimport snprintf
 
 from distributed import threadpoolexecutor
-from distributed.sizeof import safe_sizeof
 from distributed.utils import thread_state
 from distributed.worker_state_machine import ExecuteSuccessEvent, RescheduleEvent
 
 from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
 from fastworker.core.records cimport Run, describe_type
-from fastworker.core.states cimport CANCELLED
+from fastworker.core.states cimport CANCELLED, MEMORY
 from fastworker.core.task cimport TaskState
+from fastworker.core.values cimport MISSING, Values
+from fastworker.data.sizes cimport nbytes_of
 from fastworker.execution.engine cimport Engine
+from fastworker.execution.metrics cimport CANCELLED as RUN_FOR_NOTHING
+from fastworker.execution.metrics cimport FAILED, SUCCESS, Outcome, split
 
 from fastworker.execution import outcome
 from fastworker.execution.contexts import Contexts
@@ -46,6 +49,15 @@ cdef object stamped(const char* what):
         <long long>((now - <double>seconds) * 1e7),
     )
     return PyUnicode_FromStringAndSize(text, n)
+
+
+cdef double seconds_of(list reports) except? -1.0:
+    """What (label, value, unit) in seconds add up to."""
+    cdef double seconds = 0.0
+    for _label, value, unit in reports:
+        if unit == "seconds":
+            seconds += value
+    return seconds
 
 
 cdef int begin_traceback_with_task(object error) except -1:
@@ -82,6 +94,7 @@ cdef class Runner:
         self.active_threads = worker.active_threads
         self.active_keys = worker.active_keys
         self.threads = self.state.threads
+        self.metrics = worker.execute_metrics
         self.extras = []
         self.contexts = Contexts(engine.context, self.extras)
 
@@ -113,18 +126,37 @@ cdef class Runner:
         The inputs are held from here on, whatever becomes of their keys.
         """
         cdef TaskState ts = run.task, dep
+        cdef Values values = self.state.values
+        cdef dict data = <dict>self.state.data if type(self.state.data) is dict else None
         self.ts = ts
         self.key = ts.key
         self.run_id = ts.run_id
         self.run_spec = ts.run_spec
         self.span_id = ts.span_id
         self.span = ts.annotations.get("span") if ts.annotations else None
+        self.prefix = ts.counts.prefix
         self.when = run.when
+        self.ran = False
+        self.cpu = self.around = 0.0
+        self.sample.read_count = self.sample.read_bytes = self.sample.read_largest = 0
         self.inputs = {}
         self.absent = None
-        if ts.dependencies_ is not None:
-            self.absent = []
-            for dep in ts.dependencies_:
+        if ts.dependencies_ is None:
+            return 0
+        for dep in ts.dependencies_:
+            if values is not None:
+                value = values.look(dep.key)
+                if value is not MISSING:
+                    self.sample.read_count += 1
+                    self.sample.read_bytes += dep.nbytes_
+                    self.sample.read_largest = max(self.sample.read_largest, dep.nbytes_)
+            else:
+                value = data.get(dep.key, MISSING) if data is not None else MISSING
+            if value is not MISSING:
+                self.inputs[dep.key] = value
+            elif self.absent is None:
+                self.absent = [dep.key]
+            else:
                 self.absent.append(dep.key)
         return 0
 
@@ -145,11 +177,9 @@ cdef class Runner:
 
     cdef Run run_one(self):
         """Run the task that was taken. Returns the next one, taken already, or None."""
+        self.began = self.start = self.stop = wall_clock()
         if self.ts.state_ == CANCELLED or not self.engine.running():
             return self.end(RescheduleEvent(key=self.key, stimulus_id=stamped("not-started")))
-        self.began = self.start = self.stop = wall_clock()
-        self.cpu = 0.0
-        self.ran = False
         try:
             value = self.compute()
         except BaseException as error:
@@ -169,13 +199,13 @@ cdef class Runner:
         PySet_Add(self.active_keys, self.key)
         try:
             if self.absent is not None:
-                self.read_inputs()
+                self.read_absent()
             context = self.contexts.get(self.span)
             self.ts.start_time_ = self.start = self.stop = wall_clock()
             self.active_threads[self.ident] = self.key
             self.thread_state["start_time"] = self.start
             self.thread_state["key"] = self.key
-            self.thread_state["execution_state"] = self.engine.worker.execution_state
+            self.thread_state["execution_state"] = self.engine.execution_state
             PyContext_Enter(context)
             try:
                 self.ran = True
@@ -192,54 +222,81 @@ cdef class Runner:
             return value
         finally:
             PySet_Discard(self.active_keys, self.key)
+            self.left = wall_clock()
 
-    def read_inputs(self):
-        """What is not in memory, from wherever the worker's data is."""
+    cdef int read_absent(self) except -1:
+        """Read what is not in memory from wherever the worker's data is."""
         cdef double start = wall_clock(), stop
-        data = self.engine.worker.data
-        for key in self.absent:
-            self.inputs[key] = data[key]
+        self.contexts.run(self.read_inputs)
         stop = wall_clock()
         if stop - start > SLOW_READ:
             self.ts.startstops.append({"action": "disk-read", "start": start, "stop": stop})
+        self.began = stop
+        self.around = seconds_of(self.extras)
+        return 0
+
+    def read_inputs(self):
+        data = self.engine.worker.data
+        for key in self.absent:
+            self.inputs[key] = data[key]
 
     # ------------------------------------------------------------------------- how it ended
+
+    cdef int measure(self, Outcome how) except -1:
+        """Count what the run took, up to now; before the task in hand is dropped."""
+        cdef double now = wall_clock()
+        cdef double reported = 0.0
+        if self.extras:
+            reported = seconds_of(self.extras) - self.around
+            for label, value, unit in self.extras:
+                self.metrics.add_extra(self.span_id, self.prefix, label, value, unit, how)
+        split(
+            &self.sample, now - self.when, self.left - self.began if self.ran else 0.0,
+            self.stop - self.start, self.cpu, reported, self.around,
+        )
+        if how != SUCCESS:
+            self.sample.duration = -1.0
+        return self.metrics.add(self.span_id, self.prefix, &self.sample, how)
 
     cdef Run succeed(self, object value):
         cdef double delay = self.engine.worker.scheduler_delay
         cdef double start = self.start + delay, stop = self.stop + delay
-        cdef Run following
+        cdef Run following = None
         cdef list others = []
+        cdef list records
+        cdef TaskState ts = self.ts
         key, run_id = self.key, self.run_id
         cls = type(value) if value is not None else None
-        nbytes = safe_sizeof(value)
+        nbytes = nbytes_of(value)
         describe_type(type(value))  # may run code of the type's, which has no place under the lock
         stimulus_id = stamped("task-finished")
-        _held = self.drop()
         self.state.enter()
         try:
             self.threads[key] = self.ident
-            if self.state.find_hooks():
-                self.engine.leave_to_loop(ExecuteSuccessEvent(
-                    key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
-                    type=cls, stimulus_id=stimulus_id,
-                ))
-                following = None
-            else:
-                following = self.settle(
-                    self.state.task_done(
-                        key, run_id, value, start, stop, nbytes, cls, stimulus_id
-                    ),
-                    others,
-                )
             if self.engine.watchers:
                 self.engine.tell_watchers(key, ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
                     type=cls, stimulus_id=stimulus_id,
                 ))
+            if self.state.find_hooks():
+                self.engine.leave_to_loop(ExecuteSuccessEvent(
+                    key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
+                    type=cls, stimulus_id=stimulus_id,
+                ))
+                self.measure(SUCCESS)
+                _held = self.drop()
+            else:
+                records = self.state.task_done(
+                    key, run_id, value, start, stop, nbytes, cls, stimulus_id
+                )
+                self.measure(SUCCESS if ts.state_ == MEMORY else RUN_FOR_NOTHING)
+                _held = self.drop()
+                following = self.settle(records, others)
         finally:
             self.state.leave()
         self.engine.send_from_thread(others)
+        if self.engine.memory is not None and self.engine.memory.over_target:
+            self.contexts.run(self.engine.worker.data.settle)
         return following
 
     cdef Run fail(self, object error):
@@ -259,19 +316,22 @@ cdef class Runner:
         return self.end(event)
 
     cdef Run end(self, object event):
-        """Let the core handle the event that ends the run."""
+        """Let the core handle an event other than success that ends the run."""
         cdef Run following = None
         cdef list others = []
+        cdef list records
         self.threads[self.key] = self.ident
-        _held = self.drop()
         self.state.enter()
         try:
+            if self.engine.watchers:
+                self.engine.tell_watchers(event.key, event)
+            self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
+            _held = self.drop()
             if self.state.find_hooks():
                 self.engine.leave_to_loop(event)
             else:
-                following = self.settle(self.state.handle_events((event,)), others)
-            if self.engine.watchers:
-                self.engine.tell_watchers(event.key, event)
+                records = self.state.handle_events((event,))
+                following = self.settle(records, others)
         finally:
             self.state.leave()
         self.engine.send_from_thread(others)

@@ -174,7 +174,9 @@ cdef class Unpacker:
             if kind == 0xCD or kind == 0xD1:
                 self.need(2)
                 self.pos += 2
-                return PyLong_FromLong(<long>load16(p) if kind == 0xCD else <long>(<int16_t>load16(p)))
+                return PyLong_FromLong(
+                    <long>load16(p) if kind == 0xCD else <long>(<int16_t>load16(p))
+                )
             if kind == 0xCE or kind == 0xD2:
                 self.need(4)
                 self.pos += 4
