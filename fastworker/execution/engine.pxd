@@ -23,7 +23,7 @@ cdef class Engine:
 
     # Guarded by state.lock
     cdef list outgoing  # records and instructions for the scheduler, in order
-    cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}
+    cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}; `pop` is atomic
 
     cdef bint running(self) except -1
     cdef bint is_plain(self, TaskState ts) except -1

@@ -141,7 +141,7 @@ cdef class Engine:
         return mine
 
     cdef int tell_watchers(self, object key, object event) except -1:
-        """Hand the event that ended a run to whoever waits for it; the lock is held."""
+        """Hand the event that ended a run, and has been handled, to whoever waits for it."""
         cdef list futures = self.watchers.pop(key, None)
         if futures is not None:
             self.loop.call_soon_threadsafe(resolve, futures, event)

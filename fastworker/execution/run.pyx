@@ -273,11 +273,6 @@ cdef class Runner:
         self.state.enter()
         try:
             self.threads[key] = self.ident
-            if self.engine.watchers:
-                self.engine.tell_watchers(key, ExecuteSuccessEvent(
-                    key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
-                    type=cls, stimulus_id=stimulus_id,
-                ))
             if self.state.find_hooks():
                 self.engine.leave_to_loop(ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
@@ -294,6 +289,11 @@ cdef class Runner:
                 following = self.settle(records, others)
         finally:
             self.state.leave()
+        if self.engine.watchers:
+            self.engine.tell_watchers(key, ExecuteSuccessEvent(
+                key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
+                type=cls, stimulus_id=stimulus_id,
+            ))
         self.engine.send_from_thread(others)
         if self.engine.memory is not None and self.engine.memory.over_target:
             self.contexts.run(self.engine.worker.data.settle)
@@ -323,8 +323,6 @@ cdef class Runner:
         self.threads[self.key] = self.ident
         self.state.enter()
         try:
-            if self.engine.watchers:
-                self.engine.tell_watchers(event.key, event)
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
             _held = self.drop()
             if self.state.find_hooks():
@@ -334,6 +332,8 @@ cdef class Runner:
                 following = self.settle(records, others)
         finally:
             self.state.leave()
+        if self.engine.watchers:
+            self.engine.tell_watchers(event.key, event)
         self.engine.send_from_thread(others)
         return following
 

@@ -412,7 +412,9 @@ async def test_no_move_breaks_the_machine(c, s, a, b, start, finish):
             w.update_data({"memory": 1})
             w.add_task("error", -1, {}, fail, (1,))
             w.transition("error", "error", exception=ValueError("by hand"))
-            if start == "missing":  # the worker asks the scheduler for it every second
+            # The worker asks the scheduler for it every second; of "missing", it has never heard
+            w.periodic_callbacks["find-missing"].stop()
+            if start == "missing":
                 w.update_who_has({"missing": []})
             assert w.task_state[start] == start
             before = snapshot(w)
