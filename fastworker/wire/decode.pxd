@@ -11,6 +11,7 @@ cdef class Batch(Unpacker):
     cdef object one_message(self)
     cdef object compute_task(self, Py_ssize_t n)
     cdef object free_keys(self, Py_ssize_t n)
+    cdef object revive_pickled(self, object offset)
     cdef object pickled(self, Py_ssize_t at)
     cdef Py_ssize_t frame_number(self, object offset) except -1
     cdef int check_unloadable(self, object message) except -1

@@ -215,7 +215,7 @@ cdef class Batch(Unpacker):
                     good = all_of(value, int)
             elif field == RUN_SPEC:
                 if self.comes(b"\x81\xab__Pickled__", 13):
-                    task.run_spec = self.pickled(self.frame_number(self.value()))
+                    task.run_spec = self.revive_pickled(self.value())
                 else:
                     task.run_spec = self.value()
             elif field == RESOURCE_RESTRICTIONS:
@@ -272,6 +272,12 @@ cdef class Batch(Unpacker):
         if is_positive(offset):
             return self.pickled(self.frame_number(offset))
         return Unpacker.revive(self, marked)
+
+    cdef object revive_pickled(self, object offset):
+        """The same for a map that has but this one name."""
+        if is_positive(offset):
+            return self.pickled(self.frame_number(offset))
+        return {"__Pickled__": offset}
 
     cdef Py_ssize_t frame_number(self, object offset) except -1:
         """The number of a frame beside the first one, as a message gives it."""

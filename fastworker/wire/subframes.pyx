@@ -16,6 +16,8 @@ from pickle import loads
 from distributed.protocol.compression import decompress
 from distributed.protocol.serialize import merge_and_deserialize
 
+from fastworker.wire.claims import check_claims
+
 cdef enum:
     COPIED = 4096  # bytes of a pickle up to which a copy is cheaper than a view
     LOGGED = 10_000  # bytes of a pickle that are logged if it cannot be loaded
@@ -91,9 +93,10 @@ cdef class PickledHeader(Unpacker):
 
 
 cdef list body_of(Unpacker header, object count, object compression):
-    """The `count` frames after those of `header`, without their compression.
+    """The `count` frames after that of `header`, without their compression.
 
-    Raises WireError if they are not there or not compressed as the header says.
+    `compression` is a tuple of names, or None if the header does not speak of it. Raises WireError
+    if the frames are not there or not compressed as the header says.
     """
     cdef Py_ssize_t following = header.frames.count - header.frame - 1
     cdef list body
@@ -106,11 +109,10 @@ cdef list body_of(Unpacker header, object count, object compression):
     body = header.frames.section(header.frame + 1, count)
     if compression is None:
         return body
-    if type(compression) is not tuple or len(<tuple>compression) < count:
-        raise header.error(
-            f"'compression' has to be an array with a name for each of {count} frames"
-        )
+    if len(<tuple>compression) < count:
+        raise header.error(f"'compression' has {len(<tuple>compression)} names for {count} frames")
     try:
+        check_claims(compression, body)
         return decompress({"compression": compression}, body)
     except Exception as error:
         raise header.error(
@@ -138,5 +140,10 @@ cdef object deserialized(Frames frames, Py_ssize_t at, Py_ssize_t message):
     header = unpacker.whole()
     if type(header) is not dict:
         raise unpacker.error("the header of a serialized object has to be a map")
-    body = body_of(unpacker, header.get("num-sub-frames"), header.get("compression"))
+    compression = header.get("compression", ())
+    if type(compression) is not tuple:
+        raise unpacker.error(f"'compression' has to be an array, not {compression!r}")
+    if "compression" not in header:
+        compression = None
+    body = body_of(unpacker, header.get("num-sub-frames"), compression)
     return merge_and_deserialize(header, body)

@@ -170,13 +170,15 @@ cdef class Unpacker:
             if kind == 0xCC or kind == 0xD0:
                 self.need(1)
                 self.pos += 1
-                return PyLong_FromLong(<long>p[0] if kind == 0xCC else <long>(<int8_t>p[0]))
+                if kind == 0xCC:
+                    return PyLong_FromLong(p[0])
+                return PyLong_FromLong(<int8_t>p[0])
             if kind == 0xCD or kind == 0xD1:
                 self.need(2)
                 self.pos += 2
-                return PyLong_FromLong(
-                    <long>load16(p) if kind == 0xCD else <long>(<int16_t>load16(p))
-                )
+                if kind == 0xCD:
+                    return PyLong_FromLong(load16(p))
+                return PyLong_FromLong(<int16_t>load16(p))
             if kind == 0xCE or kind == 0xD2:
                 self.need(4)
                 self.pos += 4

@@ -1,0 +1,83 @@
+"""A libFuzzer target: whatever bytes come, the decoder and stock agree on them.
+
+``ci/fuzz`` runs it, with the compiled modules built so that the fuzzer sees which of their
+branches an input takes. An input is frames with SEPARATOR between them, or, after HEAD, the head
+of a message as it is on the wire.
+
+    python coverage_fuzzer.py CORPUS [libFuzzer's options]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+from wire_inert import compare, inert
+from wire_mutations import REAL
+
+from fastworker.wire import Frames, WireError, decode
+
+SEPARATOR = b"\xfe\xf0\xff\xfe"
+HEAD = b"\xfd\xf1\xff\xfd"
+
+WORDS = [
+    SEPARATOR,
+    b"\x81\xab__Pickled__",
+    b"\x81\xae__Serialized__",
+    b"\x82\xa7__Set__\xc3\xa7as-list",
+    b"\x84\xa8__Enum__",
+    b"\xabpickled-obj",
+    b"\xabcompression",
+    b"\xaenum-sub-frames",
+    b"\xa2op\xaccompute-task",
+    b"\xa2op\xa9free-keys",
+    b"\xa4keys",
+    b"\xa3lz4",
+    b"\xa4zlib",
+    *(
+        bytes((0xA0 | len(name),)) + name.encode()
+        for name in (
+            "key", "run_id", "priority", "stimulus_id", "who_has", "nbytes", "run_spec",
+            "resource_restrictions", "actor", "annotations", "span_id",
+        )
+    ),
+    *(bytes((kind,)) for kind in range(0xC0, 0xE0)),
+    *(bytes((kind, *b"\xff\xff\xff\xff")) for kind in (0xC6, 0xC9, 0xDB, 0xDD, 0xDF)),
+]  # fmt: skip
+
+
+def one(data: bytes) -> None:
+    if data.startswith(HEAD):
+        try:
+            frames = Frames.of_head(data[len(HEAD) :])
+            while frames.missing:
+                if frames.missing[0] > 1_000:
+                    return
+                frames.add(bytes(frames.missing[0]))
+            decode(frames)
+        except ValueError as error:
+            assert isinstance(error, WireError) or "some pickles" in str(error)
+        return
+    compare(data.split(SEPARATOR))
+
+
+def main() -> None:
+    corpus = Path(sys.argv[1])
+    corpus.mkdir(parents=True, exist_ok=True)
+    for i, frames in enumerate(REAL):
+        (corpus / f"real-{i}").write_bytes(SEPARATOR.join(frames))
+        sizes = (len(frame).to_bytes(8, sys.byteorder) for frame in frames)
+        head = len(frames).to_bytes(8, sys.byteorder) + b"".join(sizes) + b"".join(frames)
+        (corpus / f"head-{i}").write_bytes(HEAD + head)
+    words = corpus.with_name(corpus.name + ".words")
+    words.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS)
+    )
+    atheris.Setup([*sys.argv, f"-dict={words}"], one)
+    with inert():
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
