@@ -6,6 +6,7 @@ pickled, which may run user code and has no place inside the core.
 """
 
 cimport cython
+from cpython.long cimport PyLong_FromVoidPtr
 from libc.math cimport isnan
 
 from dask.utils import typename
@@ -18,24 +19,36 @@ from distributed.worker_state_machine import (
     TaskFinishedMsg,
 )
 
-cdef dict PICKLED_TYPES = {}  # type -> (pickled type, its name)
+# Address of a type -> (pickled type, its name, the type). By address, because a metaclass may bring
+# its own __hash__ and __eq__, and those would run in the middle of `known_description`. Each entry
+# holds its type, so that no address is used twice. Guarded by the GIL: one operation at a time.
+cdef dict DESCRIPTIONS = {}
 cdef enum:
-    MAX_PICKLED_TYPES = 1_000
+    MAX_DESCRIPTIONS = 1_000
+
+
+cdef tuple known_description(object cls):
+    """What `describe_type` said about this type before; None if it has not been asked.
+
+    Runs no user code, as long as nobody lets go of the GIL before the answer is dropped.
+    """
+    return <tuple>DESCRIPTIONS.get(PyLong_FromVoidPtr(<void*>cls))
 
 
 cpdef tuple describe_type(object cls):
-    """The pickle of a type and its name; of the name alone where the type cannot be pickled."""
-    cdef tuple out = PICKLED_TYPES.get(cls)
+    """The pickle of a type, its name, and the type; the pickle is of the name alone where the type
+    cannot be pickled. Runs user code (pickling, and the end of types that nobody else holds)."""
+    cdef tuple out = known_description(cls)
     if out is None:
         name = typename(cls)
         try:
             pickled = pickle.dumps(cls)
         except Exception:
             pickled = pickle.dumps(name)
-        out = (pickled, name)
-        if len(PICKLED_TYPES) >= MAX_PICKLED_TYPES:
-            PICKLED_TYPES.clear()
-        PICKLED_TYPES[cls] = out
+        out = (pickled, name, cls)
+        if len(DESCRIPTIONS) >= MAX_DESCRIPTIONS:
+            DESCRIPTIONS.clear()
+        DESCRIPTIONS[PyLong_FromVoidPtr(<void*>cls)] = out
     return out
 
 
@@ -52,7 +65,7 @@ cdef class Finished:
     """Tell the scheduler that this task is in memory: becomes a `TaskFinishedMsg`."""
 
     def to_instruction(self):
-        pickled, name = describe_type(self.type)
+        pickled, name, _ = describe_type(self.type)
         startstops = self.startstops
         if startstops is None:
             startstops = []
