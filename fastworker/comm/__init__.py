@@ -1,0 +1,1 @@
+"""Connections: what goes through them, when, and who writes it."""

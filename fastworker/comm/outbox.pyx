@@ -1,0 +1,668 @@
+"""The worker's messages to the scheduler: collected by any thread, sent by one at a time.
+
+When a batch leaves
+    At once when whoever added to it is idle (`settle`). Otherwise when the last one left an
+    interval ago (so the first after a silence never waits), or when it has grown large; the next
+    thread that adds a message sends it then. For messages after which nobody comes (the thread has
+    begun a long task) there is a timer on the event loop.
+
+What can go wrong
+    A connection that breaks ends the outbox, and the comm is aborted; the worker notices at the
+    comm. A message that cannot be packed is dealt with by `fastworker.wire.encode_objects`.
+    Memory that runs out is a MemoryError of whoever adds the message.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from libc.math cimport isnan
+from libc.stdint cimport uint64_t
+
+import asyncio
+import logging
+from collections import deque
+from datetime import timedelta
+from functools import partial
+
+from tornado.ioloop import IOLoop
+from tornado.iostream import StreamClosedError
+
+import dask
+from dask.utils import parse_timedelta
+
+from distributed.comm import CommClosedError
+from distributed.worker_state_machine import SendMessageToScheduler
+
+from fastworker.wire.encode_objects import MessagePacker
+
+from fastworker.comm.batch cimport HEADROOM, unpacked
+from fastworker.comm.counts cimport as_dict, count_batch
+from fastworker.comm.mutex cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from fastworker.comm.transport cimport find_transport
+from fastworker.core.clock cimport monotonic
+from fastworker.core.records cimport Dropped, Finished, Held
+from fastworker.wire.encode cimport give_back, lend, put_record, put_value
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
+logger = logging.getLogger("distributed.batched")
+
+cdef enum:
+    LARGE_BATCH = 1 << 16  # bytes at which a batch leaves without waiting
+    MAX_ROUNDS = 4  # batches that a thread sends on behalf of others before it goes back to work
+    MAX_LOG_BYTES = 1 << 20  # of packed batches that are kept for `recent_message_log`
+    STACK_BYTES = 1024  # most messages are packed in this much of the stack
+
+
+cdef class Outbox:
+    """Sends messages to the scheduler in batches; in place of distributed's ``BatchedSend``.
+
+    Parameters
+    ----------
+    interval
+        How long messages are collected while nobody is idle: a number of ms, or as "2ms".
+    loop
+        tornado's event loop; the current one by default.
+    serializers
+        Names of serialization families for objects in messages; None for the usual ones.
+    """
+
+    def __cinit__(self):
+        if pthread_mutex_init(&self.lock, NULL):
+            raise MemoryError("no mutex for the outbox")
+        self.waiting = Batch()
+        self.spare = Batch()
+        self.last_taken = -1e18
+        self.waiters = []
+        self.closings = set()
+
+    def __init__(self, interval, loop=None, serializers=None):
+        self.loop = loop if loop is not None else IOLoop.current()
+        self.aio = self.loop.asyncio_loop
+        self.interval_ = parse_timedelta(interval, default="ms")
+        self.serializers = serializers
+        self.log = deque(maxlen=dask.config.get("distributed.admin.low-level-log-length"))
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.lock)
+
+    def __repr__(self):
+        if self.transport is None:
+            state = "not started"
+        elif self.ended or self.closed():
+            state = "closed"
+        else:
+            state = repr(self.comm)
+        return f"<Outbox: {self.waiting.count} messages waiting, {state}>"
+
+    # ------------------------------------------------------------------- adding, in any thread
+
+    cpdef int add_record(self, object record) except -1:
+        """Take a message of the core's: 1, or 0 if it is an instruction of another kind.
+
+        May be called under the core's lock. After the connection has ended messages are counted
+        and dropped: the worker is about to close.
+        """
+        cdef unsigned char memory[STACK_BYTES]
+        cdef Bytes packed
+        cdef bint ours = (
+            type(record) is Finished or type(record) is Dropped or type(record) is Held
+        )
+        if not ours and not isinstance(record, SendMessageToScheduler):
+            return 0
+        if not ours or not self.native:
+            self.add(NULL, record)
+            return 1
+        lend(&packed, memory, STACK_BYTES)
+        try:
+            if put_record(&packed, record):
+                self.add(&packed, None)
+            else:
+                self.add(NULL, record)
+        finally:
+            give_back(&packed)
+        return 1
+
+    cdef int add_message(self, object message) except -1:
+        """Take any message that stock could send, a dict as a rule."""
+        cdef unsigned char memory[STACK_BYTES]
+        cdef Bytes packed
+        if not self.native:
+            return self.add(NULL, message)
+        lend(&packed, memory, STACK_BYTES)
+        try:
+            if put_value(&packed, message):
+                self.add(&packed, None)
+            else:
+                self.add(NULL, message)
+        finally:
+            give_back(&packed)
+        return 0
+
+    cdef int add(self, const Bytes* packed, object kept) except -1:
+        cdef bint added = True
+        pthread_mutex_lock(&self.lock)
+        self.counts.messages += 1
+        if self.ended:
+            self.counts.dropped += 1
+        elif packed != NULL:
+            added = self.waiting.add_packed(packed)
+        else:
+            added = self.waiting.add_object(kept)
+        pthread_mutex_unlock(&self.lock)
+        if not added:
+            raise MemoryError("no memory for a message to the scheduler")
+        return 0
+
+    cpdef bint due(self, double now) noexcept:
+        cdef bint answer
+        pthread_mutex_lock(&self.lock)
+        answer = self.waiting.count > 0 and (
+            now - self.last_taken >= self.interval_
+            or self.waiting.packed.size >= LARGE_BATCH
+        )
+        pthread_mutex_unlock(&self.lock)
+        return answer
+
+    cpdef int settle(self, bint idle) except -1:
+        """To be called after adding: sees to it that the messages leave in time.
+
+        On the event loop they leave in its next round at the earliest, so that those of one round
+        leave together.
+        """
+        if not self.waiting.count or self.transport is None:
+            return 0
+        if not idle and not self.due(monotonic()):
+            return self.arm()
+        if self.on_loop():
+            return self.flush_soon()
+        return self.push()
+
+    def send(self, *messages):
+        """Take messages and send them in time, from any thread.
+
+        Raises CommClosedError if the connection has been closed.
+        """
+        if self.transport is not None and self.transport.comm.closed():
+            raise CommClosedError(f"Comm {self.transport.comm!r} already closed.")
+        for message in messages:
+            self.add_message(message)
+        self.settle(False)
+
+    # ------------------------------------------------------------------------ whose turn it is
+
+    cdef bint on_loop(self) noexcept:
+        return PyThread_get_thread_ident() == self.loop_thread
+
+    cpdef int push(self) except -1:
+        """Send what there is, from any thread; what this thread cannot do the event loop does.
+
+        Never waits and never raises because of the connection.
+        """
+        cdef Transport transport = self.transport
+        if transport is None or not self.waiting.count:
+            return 0
+        if transport.direct or self.claimed or self.on_loop():
+            return self.send_all()
+        return self.wake()
+
+    cpdef int flush(self) except -1:
+        """Send what there is, on the event loop."""
+        if self.transport is None:
+            return 0
+        return self.send_all()
+
+    cpdef int flush_soon(self) except -1:
+        """Send what there is, in the event loop's next round."""
+        if self.transport is None or not self.waiting.count:
+            return 0
+        return self.wake()
+
+    cdef int wake(self) except -1:
+        cdef bint asked
+        pthread_mutex_lock(&self.lock)
+        asked = self.soon or self.ended
+        self.soon = True
+        pthread_mutex_unlock(&self.lock)
+        return 0 if asked else self.call_loop(self._flush_now, ())
+
+    def _flush_now(self):
+        self.soon = False
+        self.flush()
+
+    cdef int arm(self) except -1:
+        """Ask the event loop to look after the interval, unless it has been asked."""
+        cdef bint asked
+        pthread_mutex_lock(&self.lock)
+        asked = self.armed or self.soon or self.ended
+        self.armed = True
+        pthread_mutex_unlock(&self.lock)
+        if asked:
+            return 0
+        if not self.on_loop():
+            return self.call_loop(self._set_timer, ())
+        self._set_timer()
+        return 0
+
+    def _set_timer(self):
+        self.aio.call_later(
+            max(0.0, self.last_taken + self.interval_ - monotonic()), self._on_timer
+        )
+
+    def _on_timer(self):
+        self.armed = False
+        if self.due(monotonic()):
+            self.flush()
+        elif self.waiting.count:
+            self.arm()
+
+    cdef int call_loop(self, object callback, tuple args) except -1:
+        try:
+            if self.on_loop():
+                self.aio.call_soon(callback, *args)
+            else:
+                self.aio.call_soon_threadsafe(callback, *args)
+        except RuntimeError as error:
+            if not self.aio.is_closed():
+                raise
+            self.end()
+            logger.debug("%r ends: %s", self, error)
+        return 0
+
+    # ---------------------------------------------------------------------------------- sending
+
+    cdef int send_all(self) except -1:
+        cdef Batch batch
+        cdef int rounds = 0
+        while True:
+            batch = self.claim()
+            if batch is None:
+                return 0
+            try:
+                if not self.dispatch(batch):
+                    return 0
+            except BaseException as error:
+                self.fail(error)
+                if not isinstance(error, Exception):
+                    raise
+                return 0
+            if not self.release(batch):
+                return 0
+            rounds += 1
+            if rounds == MAX_ROUNDS and not self.on_loop():
+                return self.wake()
+
+    cdef Batch claim(self):
+        """What there is to send, for the one sender; None if there is nothing or another sends."""
+        cdef Batch batch = None
+        cdef Batch spare = None
+        cdef Batch fresh = Batch() if self.spare is None and not self.claimed else None
+        pthread_mutex_lock(&self.lock)
+        if self.claimed:
+            self.wanted = True
+        elif not self.ended and self.waiting.count:
+            spare = self.spare
+            self.claimed = True
+            self.wanted = False
+            batch = self.waiting
+            # There is one or the other: `spare` is only empty while claimed, and after a failure
+            self.waiting = spare if spare is not None else fresh
+            self.spare = None
+            self.last_taken = monotonic()
+            count_batch(&self.counts, batch.count)
+        pthread_mutex_unlock(&self.lock)
+        return batch
+
+    cdef int release(self, Batch batch) except -1:
+        """Give up the claim; True if more was asked for in the meantime."""
+        cdef bint more
+        batch.clear()
+        pthread_mutex_lock(&self.lock)
+        self.claimed = False
+        self.spare = batch
+        more = self.wanted and self.waiting.count > 0
+        self.wanted = False
+        pthread_mutex_unlock(&self.lock)
+        if self.waiters:
+            self.call_loop(self._wake_waiters, ())
+        return more
+
+    cdef int dispatch(self, Batch batch) except -1:
+        """Send a batch; False if the event loop has it now and will release it."""
+        cdef Transport transport = self.transport
+        if not transport.takes_bytes:
+            if self.on_loop():
+                self._write_messages(transport, batch)
+            else:
+                self.call_loop(self._write_messages, (transport, batch))
+            return False
+        if not batch.kept:
+            self.keep_in_log(batch.body())
+            return self.send_packed(transport, batch)
+        comm = transport.comm
+        packer = MessagePacker(
+            {
+                "sender": comm.local_info,
+                "recipient": comm.remote_info,
+                **comm.handshake_options,
+            },
+            self.serializers,
+            comm.max_shard_size,
+        )
+        body, buffers = batch.encoded(packer)
+        pthread_mutex_lock(&self.lock)
+        self.counts.degraded += <uint64_t>packer.degraded
+        self.counts.unsendable += <uint64_t>packer.unsendable
+        pthread_mutex_unlock(&self.lock)
+        self.keep_in_log(body)
+        return self.send_buffers(transport, batch, buffers)
+
+    cdef int send_packed(self, Transport transport, Batch batch) except -1:
+        cdef size_t size = 0
+        cdef unsigned char* data = batch.framed(&size)
+        cdef Py_ssize_t done = transport.write_now(data, size) if transport.direct else 0
+        self.counts.sent += size
+        if done == <Py_ssize_t>size:
+            self.counts.from_threads += not self.on_loop()
+            return True
+        self.counts.socket_full += transport.direct
+        return self.leave_to_loop(
+            transport, batch, [PyBytes_FromStringAndSize(<char*>data + done, size - done)]
+        )
+
+    cdef int send_buffers(self, Transport transport, Batch batch, list buffers) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t i, n, done
+        cdef bint direct = transport.direct
+        self.counts.sent += sum([memoryview(buffer).nbytes for buffer in buffers])
+        for i in range(len(buffers) if direct else 0):
+            PyObject_GetBuffer(buffers[i], &view, PyBUF_SIMPLE)
+            n = view.len
+            try:
+                done = transport.write_now(<const unsigned char*>view.buf, n)
+            finally:
+                PyBuffer_Release(&view)
+            if done < n:
+                self.counts.socket_full += 1
+                rest = [memoryview(buffers[i]).cast("B")[done:], *buffers[i + 1:]]
+                return self.leave_to_loop(transport, batch, rest)
+        if not direct:
+            return self.leave_to_loop(transport, batch, buffers)
+        self.counts.from_threads += not self.on_loop()
+        return True
+
+    cdef int leave_to_loop(self, Transport transport, Batch batch, list buffers) except -1:
+        """Have the event loop write the rest of a batch, and then release it."""
+        if self.on_loop():
+            return self._write_rest(transport, batch, buffers)
+        self.call_loop(self._resume_after_rest, (transport, batch, buffers))
+        return False
+
+    def _write_rest(self, Transport transport, Batch batch, list buffers):
+        """True when all is written, False if it will be, and the batch be released then."""
+        future = transport.write_later(buffers)
+        if future is None:
+            return True
+        future.add_done_callback(partial(self._on_written, batch, None))
+        return False
+
+    def _resume_after_rest(self, Transport transport, Batch batch, list buffers):
+        try:
+            if not self._write_rest(transport, batch, buffers):
+                return
+        except Exception as error:
+            self.fail(error)
+            return
+        self._resume(batch)
+
+    def _write_messages(self, Transport transport, Batch batch):
+        """Give a batch to the comm's own ``write``."""
+        cdef list messages
+        try:
+            messages = batch.messages()
+            self.writing = self.aio.create_task(
+                transport.write_messages(messages, self.serializers)
+            )
+        except Exception as error:
+            self.fail(error)
+            return
+        self.writing.add_done_callback(partial(self._on_written, batch, messages))
+
+    def _on_written(self, Batch batch, messages, future):
+        """A batch has left by way of the event loop, or has failed to."""
+        self.writing = None
+        error = (
+            CommClosedError("the write was cancelled") if future.cancelled() else future.exception()
+        )
+        if error is not None:
+            self.fail(error)
+            return
+        if messages is not None:
+            n_bytes = future.result() or 0
+            self.counts.sent += n_bytes
+            self.log.append(messages if n_bytes < MAX_LOG_BYTES else "large-message")
+        self._resume(batch)
+
+    def _resume(self, Batch batch):
+        if self.release(batch):
+            self.flush()
+
+    cdef int keep_in_log(self, object packed) except -1:
+        """For `recent_message_log`: bytes only, so that nothing of the user's is kept alive."""
+        cdef object log = self.log
+        if log.maxlen == 0:
+            return 0
+        if log.maxlen is not None and len(log) == log.maxlen:
+            self.forget_oldest()
+        log.append(packed)
+        self.log_bytes += len(packed)
+        while self.log_bytes > MAX_LOG_BYTES:
+            self.forget_oldest()
+        return 0
+
+    cdef int forget_oldest(self) except -1:
+        oldest = self.log.popleft()
+        if type(oldest) is bytes:
+            self.log_bytes -= len(oldest)
+        return 0
+
+    # ----------------------------------------------------------------------------------- ending
+
+    cdef int fail(self, object error) except -1:
+        """The connection has broken, or may have been left in the middle of a message."""
+        if isinstance(error, (OSError, StreamClosedError)):  # a CommClosedError is an OSError
+            logger.info("Batched Comm Closed %r", self.comm, exc_info=error)
+        else:
+            logger.error("Error in batched write", exc_info=error)
+        self.end()
+        return self.call_loop(self._abort_comm, ())
+
+    cdef int end(self) except -1:
+        """Take nothing any more, and drop what waits."""
+        cdef Batch batch
+        cdef Batch fresh = Batch()
+        pthread_mutex_lock(&self.lock)
+        self.ended = True
+        self.claimed = False
+        batch = self.waiting
+        self.waiting = fresh
+        self.counts.dropped += <uint64_t>batch.count
+        pthread_mutex_unlock(&self.lock)
+        if batch.count:
+            logger.debug("%d messages to the scheduler were not sent", batch.count)
+        batch.clear()
+        if self.waiters and not self.aio.is_closed():
+            self.call_loop(self._wake_waiters, ())
+        return 0
+
+    def _abort_comm(self):
+        if not self.transport.comm.closed():
+            self.transport.comm.abort()
+
+    def _wake_waiters(self):
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def abort(self):
+        """Drop what has not been sent, and close the connection at once."""
+        if self.transport is None:
+            return
+        self.please_stop = True
+        self.end()
+        if self.on_loop():
+            self._abort_comm()
+        else:
+            self.call_loop(self._abort_comm, ())
+
+    def close(self, timeout=None):
+        """Send everything, then close the comm; an awaitable, and under way without being awaited.
+
+        ``timeout`` is a number of seconds or a timedelta. When it is over, the connection is
+        aborted and asyncio.TimeoutError raised.
+        """
+        self.please_stop = True
+        if isinstance(timeout, timedelta):
+            timeout = timeout.total_seconds()
+        closing = self.aio.create_task(self._close(timeout))
+        self.closings.add(closing)
+        closing.add_done_callback(self.closings.discard)
+        return closing
+
+    async def _close(self, timeout):
+        if self.transport is None:
+            return
+        try:
+            await asyncio.wait_for(self._send_and_close(), timeout)
+        except asyncio.TimeoutError:
+            logger.warning(
+                "%d messages to the scheduler were not sent within %s seconds",
+                self.waiting.count, timeout,
+            )
+            self.abort()
+            raise
+
+    async def _send_and_close(self):
+        comm = self.transport.comm
+        while not comm.closed() and not self.ended:
+            waiter = self.aio.create_future()
+            self.waiters.append(waiter)
+            # Whoever sends looks at `waiters` after giving up the claim: either it sees this one,
+            # or it has given up the claim and there is nothing to wait for.
+            self.flush()
+            if not self.claimed and not self.waiting.count:
+                break
+            await waiter
+        self.end()
+        await comm.close()
+
+    # ------------------------------------------------------------------------- for those outside
+
+    def start(self, comm):
+        """Send through this comm from now on. To be called on the event loop."""
+        self.loop_thread = PyThread_get_thread_ident()
+        self.comm = comm
+        self.flush_soon()
+
+    def closed(self):
+        """Whether the comm is closed; None before there is one."""
+        return self.transport.comm.closed() if self.transport is not None else None
+
+    @property
+    def comm(self):
+        """What the messages go through; another one may be put in its place on the event loop."""
+        return self.transport.comm if self.transport is not None else None
+
+    @comm.setter
+    def comm(self, comm):
+        cdef Transport transport = find_transport(comm)
+        if self.transport is not None:
+            self.transport.detach()
+        self.transport = transport
+        self.native = transport.takes_bytes
+
+    @property
+    def interval(self):
+        """Seconds for which messages are collected while nobody is idle."""
+        return self.interval_
+
+    @interval.setter
+    def interval(self, double seconds):
+        if isnan(seconds) or seconds < 0:
+            raise ValueError(f"an interval must be at least 0 seconds, got {seconds}")
+        self.interval_ = seconds
+
+    @property
+    def buffer(self):
+        """The messages that wait, as objects. A copy, made on each read."""
+        return self.snapshot().messages()
+
+    cdef Batch snapshot(self):
+        """A copy of the batch that waits."""
+        cdef Batch copy = Batch()
+        cdef Batch waiting
+        cdef list kept
+        cdef Py_ssize_t n
+        cdef bint complete = False, enough_memory = True
+        while not complete:
+            n = PyList_GET_SIZE(self.waiting.kept)
+            kept = [None] * n  # beforehand: making a list may run the garbage collector
+            pthread_mutex_lock(&self.lock)
+            waiting = self.waiting
+            if n == PyList_GET_SIZE(waiting.kept):
+                enough_memory = copy.copy_from(waiting, kept)
+                complete = True
+            pthread_mutex_unlock(&self.lock)
+        if not enough_memory:
+            raise MemoryError("no memory for a copy of messages to the scheduler")
+        return copy
+
+    @property
+    def recent_message_log(self):
+        """The last batches, each a list of messages, of those whose copies fit into a MiB. What was
+        pickled is only there as ``{"__Pickled__": number}`` or ``{"__Serialized__": number}``."""
+        return deque(
+            (
+                unpacked(<const unsigned char*>PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+                if type(item) is bytes
+                else item
+                for item in list(self.log)
+            ),
+            maxlen=self.log.maxlen,
+        )
+
+    @property
+    def message_count(self):
+        """Messages handed over so far."""
+        return self.counts.messages
+
+    @property
+    def batch_count(self):
+        """Batches that have left so far."""
+        return self.counts.batches
+
+    @property
+    def byte_count(self):
+        """Bytes that have left so far."""
+        return self.counts.sent
+
+    @property
+    def metrics(self):
+        """Numbers by name: what waits now, and what has been done so far.
+
+        ``waiting_messages``, ``waiting_bytes`` (of those that are packed), ``messages``, ``bytes``,
+        ``batches``, ``batches_from_threads`` (sent by others than the event loop's thread),
+        ``batch_sizes`` (how many batches by the number of their messages, rounded down to a power
+        of two), ``socket_full`` (batches that the socket did not take at once), ``dropped``
+        (messages that came after the end, or waited at it), ``degraded`` and ``unsendable``
+        (messages that could not be packed).
+        """
+        return {
+            "waiting_messages": self.waiting.count,
+            "waiting_bytes": self.waiting.packed.size - HEADROOM,
+            **as_dict(&self.counts),
+        }

@@ -1,0 +1,32 @@
+"""Who writes to which connection: the seam between the outbox and the sockets.
+
+The outbox has one writer at a time and tells its transport what to write; a transport knows nothing
+of messages and order.
+"""
+
+from fastworker.comm.mutex cimport pthread_mutex_t
+
+
+cdef class Transport:
+    cdef readonly object comm
+    cdef readonly bint takes_bytes  # else it takes messages
+    cdef readonly bint direct  # write_now is worth a try; changes, but only while claimed
+
+    cdef Py_ssize_t write_now(self, const unsigned char* data, size_t size) except -1
+    cpdef object write_later(self, list buffers)
+    cpdef object write_messages(self, list messages, object serializers)
+    cpdef int detach(self) except -1
+
+
+cdef class StreamTransport(Transport):
+    cdef object stream
+    cdef object close_file  # the stream's own close_fd
+    cdef pthread_mutex_t mutex  # guards fd, so that no number is used after its file was closed
+    cdef int fd  # -1: not any more
+
+
+cdef class MessageTransport(Transport):
+    pass
+
+
+cpdef Transport find_transport(object comm)

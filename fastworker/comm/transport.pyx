@@ -1,0 +1,182 @@
+"""Who writes to which connection: the seam between the outbox and the sockets.
+
+Plain TCP
+    Any thread writes straight to the socket, as much as the socket takes at once. The rest is
+    written by tornado's stream, on the event loop; until it is done nobody else writes.
+TLS
+    The bytes are ours, the stream on the event loop encrypts and writes them.
+Anything else (``inproc``, ``ws``, a comm of the user's)
+    The event loop calls ``comm.write`` with the messages as objects.
+"""
+
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
+
+import ssl
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from distributed.comm import CommClosedError
+from distributed.comm.tcp import TCP, TLS
+from distributed.utils import ensure_memoryview
+
+from fastworker.comm.mutex cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <sys/types.h>
+    #include <sys/socket.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE */
+    #endif
+    static void set_errno(int error) { errno = error; }
+    """
+    void set_errno(int error) nogil
+    ssize_t send(int fd, const void* data, size_t size, int flags) nogil
+    int MSG_NOSIGNAL
+    int EWOULDBLOCK
+
+cdef enum:
+    MAX_WRITE = 1 << 30  # bytes that ssl and some kernels take in one call
+
+
+cdef class Transport:
+    """Writes to one comm, for one writer at a time, which is the outbox's business."""
+
+    cdef Py_ssize_t write_now(self, const unsigned char* data, size_t size) except -1:
+        """Write what goes without waiting, from any thread; the answer is how many bytes it was.
+
+        Raises OSError when the connection is broken.
+        """
+        return 0
+
+    cpdef object write_later(self, list buffers):
+        """Write all of it, on the event loop; None when done, or a future to wait for.
+
+        Raises CommClosedError.
+        """
+        raise NotImplementedError(f"{self!r} takes no bytes")
+
+    cpdef object write_messages(self, list messages, object serializers):
+        """An awaitable that writes messages as one batch; its result is a number of bytes."""
+        raise NotImplementedError(f"{self!r} takes no messages")
+
+    cpdef int detach(self) except -1:
+        """Leave the comm to others, but for `write_later`; on the event loop."""
+        return 0
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.comm!r}>"
+
+
+cdef class StreamTransport(Transport):
+    """Bytes through distributed's TCP and TLS comms.
+
+    The number of a closed file may belong to another one the next moment. So the mutex is held
+    around every write to it, and the stream's ``close_fd`` (which tornado calls, on the event loop,
+    to close the file) is replaced on this stream by one that takes the number back first.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        if pthread_mutex_init(&self.mutex, NULL):
+            raise MemoryError("no mutex for a connection")
+
+    def __init__(self, comm):
+        self.comm = comm
+        self.takes_bytes = True
+        stream = comm.stream
+        if type(stream) is IOStream and not stream.closed():
+            self.stream = stream
+            self.close_file = stream.close_fd
+            stream.close_fd = self._close_file
+            # Not `direct` before the stream has written what it may have from before
+            self.fd = stream.socket.fileno()
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.mutex)
+
+    cdef Py_ssize_t write_now(self, const unsigned char* data, size_t size) except -1:
+        cdef size_t done = 0
+        cdef ssize_t n = 0
+        cdef int error = 0
+        with nogil:
+            # Taken and given back without the GIL: the event loop may wait for it with the GIL
+            pthread_mutex_lock(&self.mutex)
+            while self.fd >= 0 and done < size:
+                n = send(self.fd, data + done, size - done, MSG_NOSIGNAL)
+                if n >= 0:
+                    done += <size_t>n
+                elif errno != EINTR:
+                    error = errno
+                    break
+            pthread_mutex_unlock(&self.mutex)
+        if error and error != EAGAIN and error != EWOULDBLOCK:
+            set_errno(error)
+            PyErr_SetFromErrno(OSError)
+        return <Py_ssize_t>done
+
+    cpdef object write_later(self, list buffers):
+        stream = self.comm.stream
+        if stream is None or stream.closed():
+            raise CommClosedError(f"in {self.comm!r}: the stream is closed")
+        self.direct = False
+        future = None
+        try:
+            for buffer in buffers:
+                view = ensure_memoryview(buffer)
+                for start in range(0, view.nbytes, MAX_WRITE):
+                    future = stream.write(view[start:start + MAX_WRITE])
+        except (StreamClosedError, ssl.SSLError) as error:
+            raise CommClosedError(f"in {self.comm!r}: {error}") from error
+        if stream.closed():
+            raise CommClosedError(f"in {self.comm!r}: {stream.error!r}") from stream.error
+        if future is not None and stream.writing():
+            future.add_done_callback(self._on_written)
+            return future
+        self.direct = self.fd >= 0
+        return None
+
+    def _on_written(self, future):
+        if not future.cancelled() and future.exception() is None:
+            self.direct = self.fd >= 0
+
+    def _close_file(self):
+        """In place of the stream's ``close_fd``."""
+        close_file = self.close_file
+        self.detach()
+        close_file()
+
+    cpdef int detach(self) except -1:
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.fd = -1
+            pthread_mutex_unlock(&self.mutex)
+        self.direct = False
+        stream, self.stream, self.close_file = self.stream, None, None
+        if stream is not None:
+            stream.__dict__.pop("close_fd", None)
+        return 0
+
+
+cdef class MessageTransport(Transport):
+    """Messages through the ``write`` of any comm."""
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    cpdef object write_messages(self, list messages, object serializers):
+        return self.comm.write(messages, serializers=serializers, on_error="raise")
+
+
+cpdef Transport find_transport(object comm):
+    """The transport for a comm. To be called on the event loop.
+
+    Only distributed's own TCP and TLS comms are passed by: a subclass may do anything in ``write``.
+    """
+    if type(comm) is TCP or type(comm) is TLS:
+        return StreamTransport(comm)
+    return MessageTransport(comm)

@@ -1,0 +1,400 @@
+"""Messages to the scheduler as msgpack, byte for byte what a stock worker sends.
+
+Plain values are written natively: None, bool, int of at most 64 bits, float, str, bytes, and lists,
+tuples and dicts of those, each of exactly that type. A subclass may behave as it likes, so it is
+left to msgpack, and so is everything that stock packs with the help of hooks.
+
+The bytes of a record are those of stock's dict of the same message, down to the order of fields.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Next
+from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_SIZE
+from libc.math cimport isnan
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, strlen
+
+from fastworker.core.records cimport Dropped, Finished, Held, known_description
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size)  # NULL: error set
+    long long PyLong_AsLongLongAndOverflow(object value, int* overflow)
+    unsigned long long PyLong_AsUnsignedLongLong(object value)
+    int PyErr_ExceptionMatches(object cls)
+    PyObject* PyErr_Occurred()
+    void PyErr_Clear()
+
+
+# ------------------------------------------------------------------------------- plain memory
+
+cdef void lend(Bytes* out, unsigned char* memory, size_t capacity) noexcept nogil:
+    """Start with memory that the caller keeps, on the stack for example."""
+    out.data = memory
+    out.size = 0
+    out.capacity = capacity
+    out.lent = True
+
+
+cdef void give_back(Bytes* out) noexcept nogil:
+    if not out.lent:
+        free(out.data)
+    out.data = NULL
+    out.size = out.capacity = 0
+
+
+cdef bint grow(Bytes* out, size_t more) noexcept nogil:
+    """Make room for more bytes at the end."""
+    cdef size_t wanted = out.size + more
+    cdef size_t capacity = out.capacity
+    cdef unsigned char* data
+    if wanted <= capacity:
+        return True
+    while capacity < wanted:
+        capacity = capacity * 2 if capacity else 256
+    if out.lent:
+        data = <unsigned char*>malloc(capacity)
+        if data != NULL:
+            memcpy(data, out.data, out.size)
+    else:
+        data = <unsigned char*>realloc(out.data, capacity)
+    if data == NULL:
+        return False
+    out.data = data
+    out.capacity = capacity
+    out.lent = False
+    return True
+
+
+cdef bint append(Bytes* out, const unsigned char* data, size_t size) noexcept nogil:
+    if not grow(out, size):
+        return False
+    memcpy(out.data + out.size, data, size)
+    out.size += size
+    return True
+
+
+cdef inline int need(Bytes* out, size_t more) except -1:
+    if out.size + more > out.capacity and not grow(out, more):
+        raise MemoryError(f"no memory for {more} bytes of a message to the scheduler")
+    return 0
+
+
+# ------------------------------------------------------------------------------------ msgpack
+
+cdef inline void big_endian(unsigned char* out, uint64_t value, int n) noexcept nogil:
+    cdef int i
+    for i in range(n):
+        out[i] = <unsigned char>(value >> (8 * (n - 1 - i)))
+
+
+cdef inline size_t header(
+    unsigned char* out, uint64_t n, unsigned char fixed, uint64_t n_fixed,
+    unsigned char kind8, unsigned char kind16, unsigned char kind32,
+) noexcept nogil:
+    """Kind and length of something, in the fewest bytes; ``kind8`` is 0 where there is none."""
+    if n < n_fixed:
+        out[0] = fixed | <unsigned char>n
+        return 1
+    if kind8 and n < 0x100:
+        out[0] = kind8
+        out[1] = <unsigned char>n
+        return 2
+    if n < 0x10000:
+        out[0] = kind16
+        big_endian(out + 1, n, 2)
+        return 3
+    out[0] = kind32
+    big_endian(out + 1, n, 4)
+    return 5
+
+
+cdef size_t array_header(unsigned char* out, uint64_t n) noexcept nogil:
+    """The start of an array of n items: n must be below 2 ** 32."""
+    return header(out, n, 0x90, 16, 0, 0xDC, 0xDD)
+
+
+cdef inline int put_literal(Bytes* out, const char* text) except -1:
+    """Bytes that are msgpack already, up to the first zero."""
+    cdef size_t size = strlen(text)
+    need(out, size)
+    memcpy(out.data + out.size, text, size)
+    out.size += size
+    return 0
+
+
+cdef inline void write_double(Bytes* out, double value) noexcept nogil:
+    """A double without its kind; there must be room."""
+    cdef uint64_t bits
+    memcpy(&bits, &value, 8)
+    big_endian(out.data + out.size, bits, 8)
+    out.size += 8
+
+
+cdef inline int put_int(Bytes* out, int64_t value) except -1:
+    cdef unsigned char* p
+    need(out, 9)
+    p = out.data + out.size
+    if value >= 0:
+        return put_uint(out, <uint64_t>value)
+    if value >= -32:
+        p[0] = <unsigned char>(<uint8_t>value)
+        out.size += 1
+    elif value >= -0x80:
+        p[0] = 0xD0
+        p[1] = <unsigned char>(<uint8_t>value)
+        out.size += 2
+    elif value >= -0x8000:
+        p[0] = 0xD1
+        big_endian(p + 1, <uint16_t>value, 2)
+        out.size += 3
+    elif value >= -<int64_t>0x80000000:
+        p[0] = 0xD2
+        big_endian(p + 1, <uint32_t>value, 4)
+        out.size += 5
+    else:
+        p[0] = 0xD3
+        big_endian(p + 1, <uint64_t>value, 8)
+        out.size += 9
+    return 0
+
+
+cdef inline int put_uint(Bytes* out, uint64_t value) except -1:
+    cdef unsigned char* p
+    need(out, 9)
+    p = out.data + out.size
+    if value < 0x80:
+        p[0] = <unsigned char>value
+        out.size += 1
+    elif value < 0x100:
+        p[0] = 0xCC
+        p[1] = <unsigned char>value
+        out.size += 2
+    elif value < 0x10000:
+        p[0] = 0xCD
+        big_endian(p + 1, value, 2)
+        out.size += 3
+    elif value < <uint64_t>0x100000000:
+        p[0] = 0xCE
+        big_endian(p + 1, value, 4)
+        out.size += 5
+    else:
+        p[0] = 0xCF
+        big_endian(p + 1, value, 8)
+        out.size += 9
+    return 0
+
+
+cdef inline int put_text(Bytes* out, object text) except -1:
+    """A str: 0 if it cannot be UTF-8 or is too long."""
+    cdef Py_ssize_t size = 0
+    cdef const char* utf8 = PyUnicode_AsUTF8AndSize(text, &size)
+    if utf8 == NULL:
+        return not_plain()
+    if size >= 0x100000000:
+        return 0
+    need(out, <size_t>size + 5)
+    out.size += header(out.data + out.size, <uint64_t>size, 0xA0, 32, 0xD9, 0xDA, 0xDB)
+    memcpy(out.data + out.size, utf8, <size_t>size)
+    out.size += <size_t>size
+    return 1
+
+
+cdef inline int put_binary(Bytes* out, object data) except -1:
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    if size >= 0x100000000:
+        return 0
+    need(out, <size_t>size + 5)
+    # No short form: a length below 0 is never true
+    out.size += header(out.data + out.size, <uint64_t>size, 0, 0, 0xC4, 0xC5, 0xC6)
+    memcpy(out.data + out.size, PyBytes_AS_STRING(data), <size_t>size)
+    out.size += <size_t>size
+    return 1
+
+
+cdef int not_plain() except -1:
+    """Turn an error of the value into 0; one of the machine goes on."""
+    if PyErr_ExceptionMatches(UnicodeError) or PyErr_ExceptionMatches(OverflowError):
+        PyErr_Clear()
+        return 0
+    return -1
+
+
+cdef int put_integer(Bytes* out, object value) except -1:
+    cdef int overflow = 0
+    cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    cdef unsigned long long large
+    if not overflow:
+        put_int(out, number)
+        return 1
+    if overflow < 0:
+        return 0
+    large = PyLong_AsUnsignedLongLong(value)
+    if large == <unsigned long long>-1 and PyErr_Occurred() != NULL:
+        return not_plain()
+    put_uint(out, large)
+    return 1
+
+
+cdef int put_items(Bytes* out, object items, int depth) except -1:
+    """A list or a tuple."""
+    cdef bint is_tuple = type(items) is tuple
+    cdef Py_ssize_t i
+    cdef Py_ssize_t n = PyTuple_GET_SIZE(items) if is_tuple else PyList_GET_SIZE(items)
+    if n >= 0x100000000:
+        return 0
+    need(out, 5)
+    out.size += array_header(out.data + out.size, <uint64_t>n)
+    for i in range(n):
+        # Nothing in between can change a list's length
+        if not put_nested(out, (<tuple>items)[i] if is_tuple else (<list>items)[i], depth):
+            return 0
+    return 1
+
+
+cdef int put_map(Bytes* out, dict items, int depth) except -1:
+    cdef Py_ssize_t position = 0
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef Py_ssize_t n = len(items)
+    if n >= 0x100000000:
+        return 0
+    need(out, 5)
+    out.size += header(out.data + out.size, <uint64_t>n, 0x80, 16, 0, 0xDE, 0xDF)
+    while PyDict_Next(items, &position, &key, &value):
+        if not put_nested(out, <object>key, depth) or not put_nested(out, <object>value, depth):
+            return 0
+    return 1
+
+
+cdef int put_nested(Bytes* out, object value, int depth) except -1:
+    """As `put_value`, but may leave a part when the value is not plain."""
+    cdef type kind = type(value)
+    if kind is str:
+        return put_text(out, value)
+    if kind is int:
+        return put_integer(out, value)
+    if kind is float:
+        need(out, 9)
+        out.data[out.size] = 0xCB
+        out.size += 1
+        write_double(out, <double>value)
+        return 1
+    if value is None or kind is bool:
+        need(out, 1)
+        out.data[out.size] = 0xC0 if value is None else 0xC3 if value is True else 0xC2
+        out.size += 1
+        return 1
+    if kind is bytes:
+        return put_binary(out, value)
+    if depth >= MAX_DEPTH:
+        return 0
+    if kind is tuple or kind is list:
+        return put_items(out, value, depth + 1)
+    if kind is dict:
+        return put_map(out, <dict>value, depth + 1)
+    return 0
+
+
+cdef int put_value(Bytes* out, object value) except -1:
+    cdef size_t before = out.size
+    cdef int done = put_nested(out, value, 0)
+    if not done:
+        out.size = before
+    return done
+
+
+# ------------------------------------------------------------------------------------ records
+
+cdef int put_record(Bytes* out, object record) except -1:
+    """The message that a record of the core stands for; 0 also for anything else."""
+    cdef size_t before = out.size
+    cdef int done = 0
+    if type(record) is Finished:
+        done = put_finished(out, <Finished>record)
+    elif type(record) is Dropped:
+        done = put_dropped(out, <Dropped>record)
+    elif type(record) is Held:
+        done = put_held(out, <Held>record)
+    if not done:
+        out.size = before
+    return done
+
+
+cdef int put_finished(Bytes* out, Finished record) except -1:
+    cdef tuple described = known_description(record.type)
+    if described is None:
+        return 0
+    put_literal(out, b"\x8b\xa3key")
+    if not put_nested(out, record.key, 0):
+        return 0
+    put_literal(out, b"\xa6run_id")
+    if not put_nested(out, record.run_id, 0):
+        return 0
+    put_literal(out, b"\xa6nbytes")
+    put_int(out, record.nbytes)
+    put_literal(out, b"\xa4type")
+    if not put_nested(out, described[0], 0):
+        return 0
+    put_literal(out, b"\xa8typename")
+    if not put_nested(out, described[1], 0):
+        return 0
+    put_literal(out, b"\xa8metadata")
+    if record.metadata is None:
+        put_literal(out, b"\x80")
+    elif not put_nested(out, record.metadata, 0):
+        return 0
+    put_literal(out, b"\xa6thread")
+    if not put_nested(out, record.thread, 0):
+        return 0
+    put_literal(out, b"\xaastartstops")
+    if record.startstops is not None:
+        if not put_nested(out, record.startstops, 0):
+            return 0
+    elif isnan(record.compute_start):
+        put_literal(out, b"\x90")
+    else:
+        put_literal(out, b"\x91\x83\xa6action\xa7compute\xa5start\xcb")
+        need(out, 8)
+        write_double(out, record.compute_start)
+        put_literal(out, b"\xa4stop\xcb")
+        need(out, 8)
+        write_double(out, record.compute_stop)
+    put_literal(out, b"\xa2op\xadtask-finished\xabstimulus_id")
+    if not put_nested(out, record.stimulus_id, 0):
+        return 0
+    put_literal(out, b"\xa6status\xa2OK")
+    return 1
+
+
+cdef int put_held(Bytes* out, Held record) except -1:
+    put_literal(out, b"\x83\xa4keys\x91")
+    if not put_nested(out, record.key, 0):
+        return 0
+    put_literal(out, b"\xa2op\xa8add-keys\xabstimulus_id")
+    return put_nested(out, record.stimulus_id, 0)
+
+
+cdef int put_dropped(Bytes* out, Dropped record) except -1:
+    put_literal(out, b"\x83\xa3key")
+    if not put_nested(out, record.key, 0):
+        return 0
+    put_literal(out, b"\xa2op\xb3release-worker-data\xabstimulus_id")
+    return put_nested(out, record.stimulus_id, 0)
+
+
+# ------------------------------------------------------------------------------- for Python
+
+def pack_plain(value):
+    """The bytes of a plain value, or of a record; None for what is not plain."""
+    cdef unsigned char memory[512]
+    cdef Bytes out
+    cdef int done
+    lend(&out, memory, sizeof(memory))
+    try:
+        done = put_record(&out, value) or put_value(&out, value)
+        return PyBytes_FromStringAndSize(<char*>out.data, out.size) if done else None
+    finally:
+        give_back(&out)

@@ -1,0 +1,211 @@
+"""Packing messages that hold more than plain values: pickles, buffers, whatever a user returned.
+
+Stock packs a batch as one value, with a hook for what msgpack does not know; what becomes of one
+message becomes of the batch, and the connection with it. Here each message of a batch is packed by
+itself, so that one that fails can be sent in a poorer form, or be left out.
+
+Everything here may run user code (``__reduce__`` and the like).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+from distributed.protocol import pickle
+from distributed.protocol.compression import maybe_compress
+from distributed.protocol.serialize import (
+    Pickled,
+    Serialize,
+    Serialized,
+    ToPickle,
+    msgpack_encode_default,
+    serialize_and_split,
+)
+from distributed.utils import ensure_memoryview
+
+Frame = bytes | bytearray | memoryview
+
+logger = logging.getLogger("distributed.batched")
+
+#: How much of a text goes into the exception that stands for one that cannot be sent, characters.
+MAX_TEXT = 10_000
+
+
+class CannotSend(Exception):
+    """A message that the scheduler must have, and that cannot be sent in any form."""
+
+
+class MessagePacker:
+    """Packs the messages of one batch, one by one, and collects the frames they point at.
+
+    Parameters
+    ----------
+    context
+        What serializers may want to know about both ends; its "compression" is used for frames.
+    serializers
+        Names of serialization families for `Serialize` objects; None for the usual ones.
+    shard
+        Bytes at which to split the frames of `Serialize` objects; None for Dask's.
+    """
+
+    def __init__(
+        self,
+        context: Mapping[str, Any] | None = None,
+        serializers: list[str] | None = None,
+        shard: int | None = None,
+    ) -> None:
+        self.context = dict(context) if context is not None else None
+        self.serializers = serializers
+        self.shard = shard
+        self.compression = {}
+        if self.context and "compression" in self.context:
+            self.compression = {"compression": self.context["compression"]}
+        #: The frames that follow the batch's first
+        self.frames: list[Frame] = []
+        #: How many messages were sent in a poorer form, and how many not at all
+        self.degraded = self.unsendable = 0
+
+    def pack(self, message: Any) -> bytes:
+        """The message as msgpack. Raises what packing raises; then no frame was added."""
+        before = len(self.frames)
+        try:
+            packed: bytes = msgpack.packb(message, default=self._encode, use_bin_type=True)
+        except BaseException:
+            del self.frames[before:]
+            raise
+        return packed
+
+    def pack_surely(self, message: Any) -> bytes | None:
+        """The message as msgpack, in a poorer form if need be; None if it can be left out.
+
+        Each such case is logged as an error. Raises CannotSend for a task's end that cannot be
+        reported at all: the scheduler would wait for it for ever.
+        """
+        try:
+            return self.pack(message)
+        except Exception as error:
+            first = error
+        name = describe(message)
+        for poorer, loss in poorer_forms(message, first):
+            try:
+                packed = self.pack(poorer)
+            except Exception:
+                continue
+            logger.error("Sent %s %s, as it cannot be packed", name, loss, exc_info=first)
+            self.degraded += 1
+            return packed
+        if operation(message) in ("task-finished", "task-erred"):
+            raise CannotSend(f"cannot send {name}") from first
+        logger.error("Not sent: %s, as it cannot be packed", name, exc_info=first)
+        self.unsendable += 1
+        return None
+
+    def _encode(self, obj: Any) -> Any:
+        """msgpack's hook for objects that it does not know."""
+        if isinstance(obj, (Serialize, Serialized)):
+            return {"__Serialized__": self._add(*self._serialized(obj), msgpack_encode_default)}
+        if isinstance(obj, (ToPickle, Pickled)):
+            return {"__Pickled__": self._add(*self._pickled(obj))}
+        encoded = msgpack_encode_default(obj)
+        if encoded is not obj:
+            return encoded
+        logger.info("Pickling %s, which msgpack cannot pack, for the scheduler", type(obj))
+        return {"__Pickled__": self._add(*self._pickled(ToPickle(obj)))}
+
+    def _serialized(self, obj: Serialize | Serialized) -> tuple[dict[str, Any], list[Frame]]:
+        if isinstance(obj, Serialized):
+            return dict(obj.header), list(obj.frames)
+        header, frames = serialize_and_split(
+            obj,
+            serializers=self.serializers,
+            on_error="raise",
+            context=self.context,
+            size=self.shard,
+        )
+        return self._compress(header, frames)
+
+    def _pickled(self, obj: ToPickle[Any] | Pickled) -> tuple[dict[str, Any], list[Frame]]:
+        if isinstance(obj, Pickled):
+            return dict(obj.header), list(obj.frames)
+        buffers: list[Frame] = []
+        data = pickle.dumps(
+            obj.data, buffer_callback=lambda buffer: buffers.append(ensure_memoryview(buffer))
+        )
+        return self._compress({"pickled-obj": data}, buffers)
+
+    def _compress(
+        self, header: dict[str, Any], frames: list[Frame]
+    ) -> tuple[dict[str, Any], list[Frame]]:
+        names = list(header.get("compression") or [None] * len(frames))
+        out = list(frames)
+        for i, name in enumerate(names):
+            if name is None:
+                names[i], out[i] = maybe_compress(frames[i], **self.compression)
+        header["compression"] = tuple(names)
+        return header, out
+
+    def _add(self, header: dict[str, Any], frames: list[Frame], default: Any = None) -> int:
+        """Append a header and its frames; the answer is the header's number in the batch."""
+        header["num-sub-frames"] = len(frames)
+        number = 1 + len(self.frames)
+        self.frames.append(msgpack.packb(header, default=default, use_bin_type=True))
+        self.frames.extend(frames)
+        return number
+
+
+def operation(message: Any) -> Any:
+    return message.get("op") if type(message) is dict else None
+
+
+def describe(message: Any) -> str:
+    """A message's name for the logs, without calling anything of the user's but a key's repr."""
+    if type(message) is not dict:
+        return f"a {type(message).__name__}"
+    name = f"message {message.get('op')!r:.100}"
+    for field in ("key", "keys", "topic"):
+        if field in message:
+            try:
+                return f"{name} about {message[field]!r:.200}"
+            except Exception:
+                break
+    return name
+
+
+def poorer_forms(message: Any, error: Exception) -> list[tuple[dict[str, Any], str]]:
+    """What can be sent in a message's place, and what that loses; the least loss first."""
+    op = operation(message)
+    if op == "task-finished":
+        metadata = message.get("metadata")
+        out = []
+        if isinstance(metadata, dict):
+            kept = {name: ToPickle(value) for name, value in metadata.items()}
+            out.append(({**message, "metadata": kept}, "with its metadata pickled"))
+        bare = {**message, "metadata": {}}
+        out.append((bare, "without its metadata"))
+        out.append(({**bare, "startstops": [], "thread": None}, "without metadata and timings"))
+        return out
+    if op == "task-erred":
+        texts = {
+            field: printable(message.get(field)) for field in ("exception_text", "traceback_text")
+        }
+        instead = Exception(texts["exception_text"][:MAX_TEXT] or repr(error))
+        with_texts = {**message, **texts}
+        bare = {
+            **with_texts,
+            "exception": Serialize(pickle.dumps(instead)),
+            "traceback": None,
+        }
+        return [
+            (with_texts, "with its texts made printable"),
+            (bare, "with its exception as text and without its traceback"),
+            ({**bare, "startstops": [], "thread": None}, "with its exception as text only"),
+        ]
+    return []
+
+
+def printable(text: Any) -> str:
+    """A text that is valid Unicode: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
