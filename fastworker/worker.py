@@ -27,12 +27,12 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
+from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.metrics import Metrics
-from fastworker.outbox import Outbox
 from fastworker.profiling import Profiling
 from fastworker.spans import SpansExtension
 from fastworker.stream import SchedulerStream, UnloadableTask
@@ -292,7 +292,7 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
             # A worker with a free thread has no time to lose: what it reports is what it will be
             # sent work for. One that is full collects its messages, as stock does.
             if len(self.state.executing) < self.state.nthreads:
-                self.batched_stream.flush()
+                self.batched_stream.flush_soon()
         except Exception as error:
             self._report_broken_state(error)
             raise

@@ -168,14 +168,14 @@ async def test_close_reports(c, s, a, b):
 @pytest.mark.parametrize("how", ["close", "terminate"])
 @cluster()
 async def test_close_without_a_word(c, s, a, b, how):
-    changes, finished = heard(s, "worker-status-change"), heard(s, "task-finished")
-    a.add_task("unsent", 0, {}, inc, (1,))
-    await a.execute("unsent")
+    changes, words = heard(s, "worker-status-change"), heard(s, "log-event")
+    a.log_event("unsent", "would leave in the event loop's next round")
+    assert a.batched_stream.buffer
     assert await getattr(a, how)(report=False) == "OK"
     assert a.status is Status.closed
     await until(lambda: a.address not in s.workers)
     assert not changes
-    assert not finished
+    assert not words
 
 
 @cluster()

@@ -11,7 +11,7 @@ from distributed.comm import CommClosedError, connect, listen
 from distributed.utils_test import gen_cluster, gen_test
 
 import fastworker
-from fastworker.outbox import Outbox
+from fastworker.comm.outbox import Outbox
 
 NEVER = 3600  # seconds: an interval that does not end during a test
 
