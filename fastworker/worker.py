@@ -288,11 +288,8 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
                 self._engine.handle(*stims)
             else:
                 self._follow(self.state.handle_stimulus(*stims))
+                self.batched_stream.settle(len(self.state.executing) < self.state.nthreads)
             self._settle()
-            # A worker with a free thread has no time to lose: what it reports is what it will be
-            # sent work for. One that is full collects its messages, as stock does.
-            if len(self.state.executing) < self.state.nthreads:
-                self.batched_stream.flush_soon()
         except Exception as error:
             self._report_broken_state(error)
             raise

@@ -1,5 +1,6 @@
 """Between the core and the world: what comes in, what goes out, and who runs a task."""
 
+from fastworker.comm.outbox cimport Outbox
 from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
@@ -12,6 +13,7 @@ cdef class Engine:
     cdef object __weakref__
     cdef readonly object worker
     cdef readonly WorkerState state
+    cdef Outbox outbox
     cdef object pool  # the PullThreadPoolExecutor whose threads run plain tasks
     cdef object put  # its queue's `put`
     cdef dict worker_vars, executors
@@ -22,7 +24,6 @@ cdef class Engine:
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
 
     # Guarded by state.lock
-    cdef list outgoing  # records and instructions for the scheduler, in order
     cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}; `pop` is atomic
 
     cdef bint running(self) except -1
@@ -30,8 +31,8 @@ cdef class Engine:
     cdef Run route(self, list records, bint take, list others)
     cdef int tell_watchers(self, object key, object event) except -1
     cdef int leave_to_loop(self, object event) except -1
-    cdef int send_from_thread(self, list others) except -1
-    cdef int send_from_loop(self, list others) except -1
+    cdef int after(self, list others, bint idle) except -1
+    cdef int follow(self, list others) except -1
     cpdef compute(
         self, object key, object run_id, object priority, object run_spec, object who_has,
         object nbytes, object resource_restrictions, bint actor, object annotations,

@@ -11,9 +11,7 @@ from contextvars import copy_context
 from dask._task_spec import Task
 
 from distributed.worker import WORKER_ANY_RUNNING, _worker_cvar
-from distributed.worker_state_machine import SendMessageToScheduler
-
-from fastworker.core.records cimport Dropped, Finished, Held, Run
+from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
 from fastworker.data.memory cimport Memory
@@ -67,6 +65,7 @@ cdef class Engine:
     def __init__(self, worker, WorkerState state not None, pool):
         self.worker = worker
         self.state = state
+        self.outbox = worker.batched_stream
         self.pool = pool
         self.put = pool._work_queue.put
         self.worker_vars = vars(worker)
@@ -74,7 +73,6 @@ cdef class Engine:
         self.execution_state = worker.execution_state
         fast = getattr(worker.data, "fast", None)
         self.memory = fast if isinstance(fast, Memory) else None
-        self.outgoing = []
         self.watchers = {}
 
     def start(self, loop):
@@ -131,12 +129,7 @@ cdef class Engine:
                     self.put(record)
                     if len(self.pool._threads) < self.pool._max_workers:
                         self.pool._adjust_thread_count()
-            elif (
-                type(record) is Finished or type(record) is Dropped or type(record) is Held
-                or isinstance(record, SendMessageToScheduler)
-            ):
-                self.outgoing.append(record)
-            else:
+            elif not self.outbox.add_record(record):
                 others.append(record)
         return mine
 
@@ -157,7 +150,7 @@ cdef class Engine:
             self.route(self.state.handle_events(stims), False, others)
         finally:
             self.state.leave()
-        self.send_from_loop(others)
+        self.follow(others)
 
     cpdef compute(
         self, object key, object run_id, object priority, object run_spec, object who_has,
@@ -177,8 +170,7 @@ cdef class Engine:
             )
         finally:
             self.state.leave()
-        if others or self.outgoing:
-            self.send_from_loop(others)
+        self.follow(others)
 
     cpdef free_keys(self, object keys, object stimulus_id):
         """Keys whose data the scheduler does not need here any more."""
@@ -188,8 +180,7 @@ cdef class Engine:
             self.route(self.state.free_keys(keys, stimulus_id), False, others)
         finally:
             self.state.leave()
-        if others or self.outgoing:
-            self.send_from_loop(others)
+        self.follow(others)
 
     cpdef take_on(self, object message):
         """A `ComputeTask` or `FreeKeys` of the scheduler's."""
@@ -204,27 +195,23 @@ cdef class Engine:
         else:
             self.free_keys((<FreeKeys?>message).keys, (<FreeKeys>message).stimulus_id)
 
-    cdef int send_from_loop(self, list others) except -1:
-        cdef list outgoing
-        if self.outgoing:
-            outgoing, self.outgoing = self.outgoing, []
-            for message in to_instructions(outgoing):
-                self.worker.batched_send(message.to_dict())
+    cdef int follow(self, list others) except -1:
+        """After an event that was handled in the event loop.
+
+        A worker with a free thread has no time to lose: what it reports is what it will be sent
+        work for. One that is full collects its messages, as stock does.
+        """
         if others:
             self.worker._follow(to_instructions(others))
-        return 0
-
-    def flush(self):
-        self.send_from_loop([])
+        return self.outbox.settle(len(self.state.executing) < self.state.nthreads)
 
     # ------------------------------------------------------------------- from a pull thread
 
-    cdef int send_from_thread(self, list others) except -1:
-        if self.outgoing:
-            self.loop.call_soon_threadsafe(self.flush)
+    cdef int after(self, list others, bint idle) except -1:
+        """After an event that was handled in a pull thread, which is `idle` from now on."""
         if others:
             self.loop.call_soon_threadsafe(self.worker._follow, to_instructions(others))
-        return 0
+        return self.outbox.settle(idle)
 
     cdef int leave_to_loop(self, object event) except -1:
         """An event that the event loop has to handle, since a plugin is to be told of it there."""

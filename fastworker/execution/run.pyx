@@ -294,7 +294,7 @@ cdef class Runner:
                 key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
                 type=cls, stimulus_id=stimulus_id,
             ))
-        self.engine.send_from_thread(others)
+        self.engine.after(others, following is None)
         if self.engine.memory is not None and self.engine.memory.over_target:
             self.contexts.run(self.engine.worker.data.settle)
         return following
@@ -334,7 +334,7 @@ cdef class Runner:
             self.state.leave()
         if self.engine.watchers:
             self.engine.tell_watchers(event.key, event)
-        self.engine.send_from_thread(others)
+        self.engine.after(others, following is None)
         return following
 
     cdef Run settle(self, list records, list others):
