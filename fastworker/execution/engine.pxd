@@ -24,6 +24,9 @@ cdef class Engine:
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
 
     # Guarded by state.lock
+    # Keys of tasks added by hand, whose run_spec is kept, for they may be moved by hand too. Added
+    # to by the event loop's thread, looked at by any
+    cdef set by_hand
     cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}; `pop` is atomic
 
     cdef bint running(self) except -1

@@ -284,7 +284,12 @@ cdef class Runner:
                 records = self.state.task_done(
                     key, run_id, value, start, stop, nbytes, cls, stimulus_id
                 )
-                self.measure(SUCCESS if ts.state_ == MEMORY else RUN_FOR_NOTHING)
+                if ts.state_ == MEMORY:
+                    self.measure(SUCCESS)
+                    if not self.engine.by_hand or key not in self.engine.by_hand:
+                        ts.run_spec = None  # what it holds may be larger than the result
+                else:
+                    self.measure(RUN_FOR_NOTHING)
                 _held = self.drop()
                 following = self.settle(records, others)
         finally:

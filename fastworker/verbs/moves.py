@@ -15,6 +15,7 @@ from dask.typing import Key
 from distributed.core import error_message
 from distributed.metrics import time
 from distributed.worker_state_machine import (
+    RUN_ID_SENTINEL,
     InvalidTransition,
     RefreshWhoHasEvent,
     RescheduleMsg,
@@ -180,6 +181,10 @@ class Moves(Steering):
 
     def _move_to_waiting(self, ts: TaskState, stimulus_id: str) -> None:
         if ts.run_spec is None:
+            if ts.run_id != RUN_ID_SENTINEL:
+                raise ValueError(
+                    f"{ts.key!r} has been run, and what to call is not kept beside the result"
+                )
             raise ValueError(f"{ts.key!r} is data: there is nothing to run")
         for dep in ts.dependencies:
             if wanted_here(dep):

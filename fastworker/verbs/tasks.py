@@ -132,6 +132,8 @@ class TaskVerbs(Steering):
             raise ValueError(f"task {key!r} needs {sorted(unheld, key=str)}; not in who_has")
 
         sources = {dep: self._sources(key, dep, workers) for dep, workers in who_has.items()}
+        if self._engine is not None:
+            self._engine.keep_run_spec(key)
         self.handle_stimulus(
             ComputeTaskEvent(
                 key=key,
@@ -342,8 +344,7 @@ class TaskVerbs(Steering):
         ts = self._known(key)
         stimulus_id = new_stimulus_id("send-task-state")
         if ts.state == "memory":
-            ran_here = ts.run_spec is not None and ts.run_id != RUN_ID_SENTINEL
-            self._report_result(ts, ran_here, stimulus_id)
+            self._report_result(ts, ts.run_id != RUN_ID_SENTINEL, stimulus_id)
         elif ts.state == "error":
             self._follow(
                 [

@@ -70,6 +70,11 @@ async def test_memory_to_waiting_runs_it_again(c, s, a):
     a.update_data({"data": 1})
     with pytest.raises(ValueError, match="'data' is data: there is nothing to run"):
         a.transition("data", "waiting")
+    y = c.submit(inc, 1, key="y")
+    await y
+    with pytest.raises(ValueError, match="'y' has been run, and what to call is not kept"):
+        a.transition("y", "waiting")
+    assert await y == 2
 
 
 @cluster()
