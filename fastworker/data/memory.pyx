@@ -14,6 +14,7 @@ import threading
 from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 
 cimport cython
+from cpython.bool cimport PyBool_Check
 from cpython.bytes cimport PyBytes_CheckExact
 from cpython.dict cimport PyDict_Contains, PyDict_DelItem, PyDict_SetItem
 from cpython.float cimport PyFloat_CheckExact
@@ -48,7 +49,7 @@ cdef bint plain(object key, int depth=0) noexcept:
             if not plain(part, depth + 1):
                 return False
         return True
-    return PyFloat_CheckExact(key)
+    return PyFloat_CheckExact(key) or PyBool_Check(key) or key is None
 
 
 cdef Entry new_entry(object key, object value, int64_t nbytes, bint is_plain):

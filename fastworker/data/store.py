@@ -145,15 +145,14 @@ class Store(SpillBuffer):
                 if self.fast.mark_stuck(error.key):
                     self.logged_pickle_errors.add(error.key)
 
-    def _spill_at_once(self, key: Key, entry: Entry) -> None:
-        """Spill a value that is heavier than the target alone."""
+    def _spill_at_once(self, key: Key, entry: Entry) -> bool:
+        """Spill a value that is heavier than the target alone; False if it stays in memory."""
         try:
             self.fast.move_out(entry)
         except PickleError as error:
-            if error.key == key:
-                self.fast.take_if_held(entry)
-                raise
-            self._log_failure(error)
+            assert error.key == key, (error.key, key)
+            self.fast.take_if_held(entry)
+            raise
         except Exception as error:
             self._log_failure(error)
             # Everything else goes instead, as far as it can
@@ -162,6 +161,8 @@ class Store(SpillBuffer):
                     pass
             except Exception:
                 logger.debug("Spilling what is older than %r failed too", key, exc_info=True)
+            return False
+        return True
 
     # ---------------------------------------------------------------------------------- mapping
 
@@ -176,9 +177,10 @@ class Store(SpillBuffer):
         heavy = nbytes > self.n
         entry, former = self._replace(key, value, nbytes, heavy)
         del former  # with no lock held
-        if entry.leaving and heavy:
+        if heavy and entry.leaving:
             with self._capture_metrics():
-                self._spill_at_once(key, entry)
+                if not self._spill_at_once(key, entry):
+                    return
         self.settle()
 
     def set_noevict(self, key: Key, value: object) -> None:
@@ -326,7 +328,8 @@ class Store(SpillBuffer):
 
     @contextmanager
     def _capture_metrics(self) -> Iterator[None]:
-        with context_meter.add_callback(self._add_metric):
+        # With a key, or what happens inside would be counted by the context outside as well
+        with context_meter.add_callback(self._add_metric, key=(Store, id(self))):
             yield
 
     def _add_metric(self, label: Hashable, value: float, unit: str) -> None:
