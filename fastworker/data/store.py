@@ -47,9 +47,15 @@ class Store(SpillBuffer):
     `settle` has to be called.
 
     Any number of threads may use it, and none waits for what another one pickles, except for the
-    value that it asked for itself. Two things differ from ``SpillBuffer`` on purpose: reading a
-    value back from disk does not raise if another one that has to make room for it does not pickle
-    (it is logged, as elsewhere), and `evict` answers -1 when there is nothing to evict.
+    value that it asked for itself. What differs from ``SpillBuffer`` on purpose:
+
+    - To read a value back from disk does not raise if another one, that has to make room for it,
+      cannot be spilled. That is logged, as elsewhere.
+    - Nor does it raise AssertionError if, after a value that went to disk at once, another one
+      cannot.
+    - A value that is heavier than the target and does not pickle sends nothing else to disk.
+    - `evict` answers -1 when there is nothing to evict, and does not raise KeyError.
+    - A new value may be on record as unpicklable again, whatever happens to others meanwhile.
 
     Parameters
     ----------

@@ -40,13 +40,21 @@ def steps(keys: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...
         st.tuples(st.just("take"), keys),
         st.tuples(st.just("evict")),
         st.tuples(st.just("target"), st.sampled_from([500, TARGET, 1400])),
-        st.tuples(st.just("offset"), st.sampled_from([0, 0, 300])),
     )
     return st.lists(step, max_size=40)
 
 
 class Stock(SpillBuffer):
-    """SpillBuffer, but for the two things that `Store` says it does otherwise."""
+    """SpillBuffer, but for the things that `Store` says it does otherwise."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(value, Blob) and not value.pickles and value.nbytes > self.n:
+            with contextlib.suppress(KeyError):
+                del self[key]
+            raise PickleError(key) from TypeError()
+        with contextlib.suppress(AssertionError):
+            super().__setitem__(key, value)
+        self.logged_pickle_errors.discard(key)
 
     def __getitem__(self, key: Any) -> Any:
         try:
@@ -112,9 +120,6 @@ class Side:
 
     def target_(self, n: int) -> None:
         self.store.n = n
-
-    def offset_(self, n: int) -> None:
-        self.store.offset = n
 
     def state(self) -> dict[str, Any]:
         store = self.store
