@@ -7,7 +7,8 @@ from fastworker.core.values cimport Values
 
 
 cdef class Entry:
-    # A result. Key, value and size never change; the rest is guarded like `Memory`.
+    # A result, in 80 bytes: it has no methods, whose table it would have to point to, and no int
+    # where a char will do. Key, value and size never change; the rest is guarded like `Memory`.
     cdef readonly object key
     cdef readonly object value
     cdef readonly int64_t nbytes
@@ -15,12 +16,9 @@ cdef class Entry:
     # ring, so that none can point to one that is gone.
     cdef PyObject* older
     cdef PyObject* newer
-    cdef readonly bint held  # it is in a memory; otherwise it was deleted, replaced or spilled
-    cdef readonly bint leaving  # it is being spilled
-    cdef readonly bint stuck  # it does not pickle, and somebody has been told so
-
-    cdef void link_before(self, Entry entry) noexcept
-    cdef void unlink(self) noexcept
+    cdef readonly char held  # it is in a memory; otherwise it was deleted, replaced or spilled
+    cdef readonly char leaving  # it is being spilled
+    cdef readonly char stuck  # it does not pickle, and somebody has been told so
 
 
 cdef class Memory(Values):

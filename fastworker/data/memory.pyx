@@ -76,19 +76,21 @@ cdef class Entry:
         self.older = self.newer = <PyObject*>self
 
     def __dealloc__(self):
-        self.unlink()
+        unlink(self)
 
-    cdef void link_before(self, Entry entry) noexcept:
-        """Into the ring, on the older side of `entry`."""
-        self.newer = <PyObject*>entry
-        self.older = entry.older
-        (<Entry>entry.older).newer = <PyObject*>self
-        entry.older = <PyObject*>self
 
-    cdef void unlink(self) noexcept:
-        (<Entry>self.older).newer = self.newer
-        (<Entry>self.newer).older = self.older
-        self.older = self.newer = <PyObject*>self
+cdef inline void link_before(Entry self, Entry entry) noexcept:
+    """Into the ring, on the older side of `entry`."""
+    self.newer = <PyObject*>entry
+    self.older = entry.older
+    (<Entry>entry.older).newer = <PyObject*>self
+    entry.older = <PyObject*>self
+
+
+cdef inline void unlink(Entry self) noexcept:
+    (<Entry>self.older).newer = self.newer
+    (<Entry>self.newer).older = self.older
+    self.older = self.newer = <PyObject*>self
 
 
 @cython.final
@@ -205,7 +207,7 @@ cdef class Memory(Values):
 
     cdef int insert(self, Entry entry) except -1:
         """Count an entry that has just been put into `entries`; it is the newest."""
-        entry.link_before(self.ends)
+        link_before(entry, self.ends)
         entry.held = True
         self.total += entry.nbytes
         return 0
@@ -213,7 +215,7 @@ cdef class Memory(Values):
     cdef int remove(self, Entry entry) except -1:
         """Out of `entries`; the caller keeps the entry alive until the stretch is over."""
         PyDict_DelItem(self.entries, entry.key)
-        entry.unlink()
+        unlink(entry)
         entry.held = False
         self.total -= entry.nbytes
         if entry.leaving:
@@ -224,8 +226,8 @@ cdef class Memory(Values):
         self.read_count += 1
         self.read_bytes += entry.nbytes
         if entry.newer != <PyObject*>self.ends:
-            entry.unlink()
-            entry.link_before(self.ends)
+            unlink(entry)
+            link_before(entry, self.ends)
 
     cdef bint exceeds(self, double limit) noexcept:
         """Whether more has to be spilled than is being spilled."""
@@ -515,8 +517,8 @@ cdef class Memory(Values):
             if entry is None:
                 raise KeyError(key)
             if entry.newer != <PyObject*>self.ends:
-                entry.unlink()
-                entry.link_before(self.ends)
+                unlink(entry)
+                link_before(entry, self.ends)
         return entry.value
 
     def __delitem__(self, key):
