@@ -136,7 +136,7 @@ cdef class ExecuteMetrics:
         Goes before the `add` of the same run. Unless the task succeeded, its seconds are all part
         of one sum, and seconds that were reported are let go.
         """
-        if outcome != SUCCESS and unit == "seconds":
+        if outcome != SUCCESS and type(unit) is str and <str>unit == "seconds":
             return 0
         self.reports.append((span_id, prefix, label, unit, value))
         if len(self.reports) >= MANY_REPORTS and not self.asked:

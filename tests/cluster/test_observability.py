@@ -228,9 +228,13 @@ def test_stories(stock, ours, name):
 
 
 def test_stories_that_the_client_gets(stock, ours):
+    def without_transfers(story):
+        """Which keys a transfer brings, and what it was that began it, is a matter of luck."""
+        return sorted(str(entry[:-1]) for entry in story if "gather-dependencies" not in entry)
+
     for key, story in stock.stories.items():
         assert len(story) > 4
-        assert sorted(map(str, ours.stories[key])) == sorted(map(str, story))
+        assert without_transfers(ours.stories[key]) == without_transfers(story)
 
 
 def test_logs(stock, ours):
@@ -261,12 +265,16 @@ def test_dump(stock, ours):
 
 def test_prometheus(stock, ours):
     pytest.importorskip("prometheus_client")
+    # What ran without the event loop: all but the coroutine
+    plain = {
+        "left": {"success": 2 * N + 3, "failed": 1, "cancelled": 0},
+        "right": {"success": N + 1, "failed": 1, "cancelled": 0},
+    }
     for name in WORKERS:
         mine, theirs = samples(ours.pages[name]), samples(stock.pages[name])
         own = {sample for sample in mine if sample.startswith("dask_fastworker_")}
-        assert {
-            f'dask_fastworker_tasks_total{{outcome="{o}"}}' for o in ("success", "failed")
-        } <= own
+        for outcome, n in plain[name].items():
+            assert mine[f'dask_fastworker_tasks_total{{outcome="{outcome}"}}'] == n
         assert set(mine) - own == set(theirs)
         for state in ("memory", "error"):
             sample = f'dask_worker_tasks{{state="{state}"}}'
