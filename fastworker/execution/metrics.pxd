@@ -22,6 +22,14 @@ cdef enum Figure:
     READ_BYTES
     N_FIGURES
 
+cdef enum Group:
+    # Figures of a row that come together
+    READS
+    PARTS
+    FAILURES
+    CANCELLATIONS
+    N_GROUPS
+
 cdef struct Sample:
     # One run of one task; all but the reads in seconds. What never is negative.
     double thread_cpu  # on the processor, in the call
@@ -45,6 +53,8 @@ cdef class Row:
     # What all tasks of one span and prefix added up to since the last drain.
     cdef readonly object span_id  # str or None
     cdef readonly str prefix
+    cdef Group groups[N_GROUPS]  # in the order in which they came up
+    cdef int n_groups
     cdef long long tasks[N_OUTCOMES]
     cdef double total[N_PARTS + 2]
     cdef double largest[N_PARTS + 2]

@@ -32,6 +32,8 @@ cdef tuple LABELS = (
 
 cdef tuple OUTCOMES = ("success", "failed", "cancelled")
 
+cdef Group[N_OUTCOMES] GROUP_OF = [PARTS, FAILURES, CANCELLATIONS]
+
 cdef array DOUBLES = array("d")
 
 
@@ -194,12 +196,16 @@ cdef class ExecuteMetrics:
     cdef void count(self, Row row, Sample* s, Outcome outcome) noexcept:
         cdef int figure
         cdef double rest
-        self.tasks[<int>outcome] += 1
-        row.tasks[<int>outcome] += 1
         if s.read_count:
+            if not row.read_count:
+                come_up(row, READS)
             row.read_count += s.read_count
             row.read_bytes += s.read_bytes
             row.read_largest = max(row.read_largest, s.read_largest)
+        if not row.tasks[<int>outcome]:
+            come_up(row, GROUP_OF[<int>outcome])
+        row.tasks[<int>outcome] += 1
+        self.tasks[<int>outcome] += 1
         if outcome == SUCCESS:
             grow(row, THREAD_CPU, s.thread_cpu)
             grow(row, THREAD_NONCPU, s.thread_noncpu)
@@ -304,20 +310,10 @@ cdef class ExecuteMetrics:
             by_row.setdefault(report[:2], []).append(report)
         for by_prefix in rows.values():
             for row in by_prefix.values():
-                head = ("execute", row.span_id, row.prefix)
-                if row.read_count:
-                    enter(
-                        head + LABELS[<int>READ_COUNT], row.read_count, 1,
-                        total, since_heartbeat, largest,
-                    )
-                    enter(
-                        head + LABELS[<int>READ_BYTES], row.read_bytes, row.read_largest,
-                        total, since_heartbeat, largest,
-                    )
-                enter_reports(
-                    by_row.pop(head[1:], ()), total, since_heartbeat, largest, digests
+                enter_row(
+                    row, by_row.pop((row.span_id, row.prefix), ()),
+                    total, since_heartbeat, largest, digests,
                 )
-                enter_seconds(row, head, total, since_heartbeat, largest)
         for rest in by_row.values():
             enter_reports(rest, total, since_heartbeat, largest, digests)
 
@@ -326,6 +322,11 @@ cdef inline void grow(Row row, int figure, double value) noexcept:
     row.total[figure] += value
     if value > row.largest[figure]:
         row.largest[figure] = value
+
+
+cdef inline void come_up(Row row, Group group) noexcept:
+    row.groups[row.n_groups] = group
+    row.n_groups += 1
 
 
 cdef int enter(
@@ -352,19 +353,35 @@ cdef int enter_reports(
     return 0
 
 
-cdef int enter_seconds(
-    Row row, tuple head, object total, object since_heartbeat, object largest
+cdef int enter_row(
+    Row row, object reports, object total, object since_heartbeat, object largest, object digests
 ) except -1:
-    cdef int figure
-    cdef long long n
-    for figure in range(<int>N_PARTS + 2):
-        if figure == FAILED_SECONDS:
-            n = row.tasks[<int>FAILED]
-        elif figure == CANCELLED_SECONDS:
-            n = row.tasks[<int>CANCELLED]
+    """All of a row, new names in the order in which a ledger would have brought them."""
+    cdef tuple head = ("execute", row.span_id, row.prefix)
+    cdef int i, figure
+    cdef bint reported = False
+    for i in range(row.n_groups):
+        if row.groups[i] != READS and not reported:
+            # Where a task that reads its inputs reports before it ends
+            enter_reports(reports, total, since_heartbeat, largest, digests)
+            reported = True
+        if row.groups[i] == READS:
+            enter(
+                head + LABELS[<int>READ_COUNT], row.read_count, 1,
+                total, since_heartbeat, largest,
+            )
+            enter(
+                head + LABELS[<int>READ_BYTES], row.read_bytes, row.read_largest,
+                total, since_heartbeat, largest,
+            )
+        elif row.groups[i] == PARTS:
+            for figure in range(<int>N_PARTS):
+                enter(
+                    head + LABELS[figure], row.total[figure], row.largest[figure],
+                    total, since_heartbeat, largest,
+                )
         else:
-            n = row.tasks[<int>SUCCESS]
-        if n:
+            figure = FAILED_SECONDS if row.groups[i] == FAILURES else CANCELLED_SECONDS
             enter(
                 head + LABELS[figure], row.total[figure], row.largest[figure],
                 total, since_heartbeat, largest,
