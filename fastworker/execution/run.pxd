@@ -16,8 +16,9 @@ cdef class Runner:
     cdef dict thread_state  # distributed's thread-local variables of the task
     cdef dict pool_state  # and of the thread pool
     cdef object contexts  # Contexts: where tasks run
+    cdef object home  # Context: where results are stored
     cdef ExecuteMetrics metrics
-    cdef list extras  # (label, value, unit) reported with context_meter while a task runs
+    cdef list extras  # (label, value, unit) reported with context_meter for the task in hand
     cdef dict active_threads
     cdef object active_keys  # a subclass of set
     cdef dict threads
@@ -30,7 +31,8 @@ cdef class Runner:
     cdef bint ran  # its code has been called
     # Seconds since the epoch: when it could run, was begun, was called, returned, was left
     cdef double when, began, start, stop, left
-    cdef double cpu, around  # seconds on the processor in the call; spent on reading inputs
+    cdef double cpu  # seconds on the processor in the call
+    cdef double reported, around  # seconds in `extras`: from inside the call, from before and after
     cdef Sample sample  # what has been read of the inputs
 
     cdef int take(self, Run run) except -1
@@ -39,6 +41,7 @@ cdef class Runner:
     cdef Run run_one(self)
     cdef object compute(self)
     cdef Run succeed(self, object value)
+    cdef int spill(self, object span_id, object prefix) except -1
     cdef Run fail(self, object error)
     cdef Run end(self, object event)
     cdef Run settle(self, list records, list others)

@@ -97,6 +97,7 @@ cdef class Runner:
         self.metrics = worker.execute_metrics
         self.extras = []
         self.contexts = Contexts(engine.context, self.extras)
+        self.home = self.contexts.get(None)
 
     def close(self):
         """To be called when the thread ends."""
@@ -137,7 +138,7 @@ cdef class Runner:
         self.prefix = ts.counts.prefix
         self.when = run.when
         self.ran = False
-        self.cpu = self.around = 0.0
+        self.cpu = self.around = self.reported = 0.0
         self.sample.read_count = self.sample.read_bytes = self.sample.read_largest = 0
         self.inputs = {}
         self.absent = None
@@ -223,6 +224,8 @@ cdef class Runner:
         finally:
             PySet_Discard(self.active_keys, self.key)
             self.left = wall_clock()
+            if self.extras:
+                self.reported = seconds_of(self.extras) - self.around
 
     cdef int read_absent(self) except -1:
         """Read what is not in memory from wherever the worker's data is."""
@@ -245,14 +248,13 @@ cdef class Runner:
     cdef int measure(self, Outcome how) except -1:
         """Count what the run took, up to now; before the task in hand is dropped."""
         cdef double now = wall_clock()
-        cdef double reported = 0.0
         if self.extras:
-            reported = seconds_of(self.extras) - self.around
+            self.around = seconds_of(self.extras) - self.reported
             for label, value, unit in self.extras:
                 self.metrics.add_extra(self.span_id, self.prefix, label, value, unit, how)
         split(
             &self.sample, now - self.when, self.left - self.began if self.ran else 0.0,
-            self.stop - self.start, self.cpu, reported, self.around,
+            self.stop - self.start, self.cpu, self.reported, self.around,
         )
         if how != SUCCESS:
             self.sample.duration = -1.0
@@ -265,7 +267,7 @@ cdef class Runner:
         cdef list others = []
         cdef list records
         cdef TaskState ts = self.ts
-        key, run_id = self.key, self.run_id
+        key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
         cls = type(value) if value is not None else None
         nbytes = nbytes_of(value)
         describe_type(type(value))  # may run code of the type's, which has no place under the lock
@@ -281,9 +283,14 @@ cdef class Runner:
                 self.measure(SUCCESS)
                 _held = self.drop()
             else:
-                records = self.state.task_done(
-                    key, run_id, value, start, stop, nbytes, cls, stimulus_id
-                )
+                # Storing the result may have something to report
+                PyContext_Enter(self.home)
+                try:
+                    records = self.state.task_done(
+                        key, run_id, value, start, stop, nbytes, cls, stimulus_id
+                    )
+                finally:
+                    PyContext_Exit(self.home)
                 if ts.state_ == MEMORY:
                     self.measure(SUCCESS)
                     if not self.engine.by_hand or key not in self.engine.by_hand:
@@ -301,8 +308,17 @@ cdef class Runner:
             ))
         self.engine.after(others, following is None)
         if self.engine.memory is not None and self.engine.memory.over_target:
-            self.contexts.run(self.engine.worker.data.settle)
+            self.spill(span_id, prefix)
         return following
+
+    cdef int spill(self, object span_id, object prefix) except -1:
+        """Make room for the result of a task that is over; the time it takes is that task's."""
+        self.contexts.run(self.engine.worker.data.settle)
+        for label, value, unit in self.extras:
+            self.metrics.add_extra(span_id, prefix, label, value, unit, SUCCESS)
+        self.extras.clear()
+        self.when = wall_clock()  # of the next task, if there is one
+        return 0
 
     cdef Run fail(self, object error):
         """The exception is being handled: its traceback is taken from there."""
