@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fastworker import prometheus
 from fastworker.execution.metrics import ExecuteMetrics
 
+if TYPE_CHECKING:
+    from fastworker.core import WorkerState
+
 try:
     from distributed.counter import Digest
 except ImportError:  # crick is not installed: no server has quantiles
@@ -35,6 +38,7 @@ class Metrics:
 
     if TYPE_CHECKING:
         loop: Any
+        state: WorkerState
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.execute_metrics = ExecuteMetrics(points=Digest is not None)
@@ -57,6 +61,10 @@ class Metrics:
 
     def _drain(self) -> None:
         """Move what plain tasks took to where all figures are."""
+        # A thread that has taken a task out of the state may not have counted it yet. It does both
+        # under the state's lock.
+        with self.state.lock:
+            pass
         if self.execute_metrics.empty:
             return
         with self._metrics_lock:

@@ -14,11 +14,15 @@ from dask.utils import key_split
 from distributed import profile
 from distributed.metrics import time
 
-#: Ends of the names of the files whose frames stand right below those of a task: of what runs plain
-#: tasks, and of what distributed runs other ones with.
-POOL = "fastworker/execution/pool.py"
+#: The frames that stand right below those of a task, by how the names of their files end: of what
+#: distributed runs tasks with, any; of what runs plain tasks, that of one function.
 WORKER = "distributed/worker.py"
-BELOW_TASKS = (POOL, WORKER)
+POOL = "fastworker/execution/pool.py"
+PULL = "pull"
+
+#: How many frames of a stack to look at, from the innermost. Profiles are trees that others walk
+#: by recursion, as distributed says where it sets the same limits.
+MAX_DEPTH = 101
 
 
 class Profiling:
@@ -58,13 +62,13 @@ class Profiling:
             return
         start = time()
         for ident, (key, frame) in self._task_frames().items():
-            below = _below_task(frame)
-            if below is None:
+            stack = _stack_of_task(frame)
+            if not stack:
                 continue
             native = profile.ll_get_stack(ident) if self.low_level_profiler else None
-            top = profile.process(frame, True, self.profile_recent, stop=below)
+            top = _add(self.profile_recent, stack)
             profile.llprocess(native, None, top)
-            profile.process(frame, True, self.profile_keys[key_split(key)], stop=below)
+            _add(self.profile_keys[key_split(key)], stack)
         self.digest_metric("profile-duration", time() - start)
 
     def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:
@@ -75,15 +79,42 @@ class Profiling:
         return {key: stacks[key] for key in keys if key in stacks}
 
 
-def _below_task(frame: FrameType) -> str | None:
-    """Which of `BELOW_TASKS` the stack of a task stands on, as ``profile.process`` wants it.
+def _stack_of_task(frame: FrameType) -> list[FrameType]:
+    """The frames of a task's own code, the outermost first.
 
-    None if there is no code of the task's on the stack: it has not begun, or is over.
+    Empty if the thread is at none of it: the task has not begun, or is over.
     """
-    here = frame.f_back
-    while here is not None:
-        for file in BELOW_TASKS:
-            if here.f_code.co_filename.endswith(file):
-                return file
-        here = here.f_back
-    return None
+    stack = [frame]
+    below = frame.f_back
+    while below is not None:
+        code = below.f_code
+        if code.co_filename.endswith(WORKER) or (
+            code.co_name == PULL and code.co_filename.endswith(POOL)
+        ):
+            del stack[min(MAX_DEPTH, sys.getrecursionlimit() // 4 + 1) :]
+            return stack[::-1]
+        stack.append(below)
+        below = below.f_back
+    return []
+
+
+def _add(tree: dict[str, Any], stack: list[FrameType]) -> dict[str, Any]:
+    """Count a stack in a tree of the kind that ``profile.create`` begins.
+
+    Returns the node of its innermost frame. A node counts how often something was seen that it
+    had called, so that one has not been counted.
+    """
+    node = tree
+    for frame in stack:
+        node["count"] += 1
+        name = profile.identifier(frame)
+        child = node["children"].get(name)
+        if child is None:
+            child = node["children"][name] = {
+                "count": 0,
+                "description": profile.info_frame(frame),
+                "children": {},
+                "identifier": name,
+            }
+        node = child
+    return node
