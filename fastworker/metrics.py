@@ -7,10 +7,8 @@ from collections.abc import Hashable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from fastworker import prometheus
+from fastworker.core import WorkerState
 from fastworker.execution.metrics import ExecuteMetrics
-
-if TYPE_CHECKING:
-    from fastworker.core import WorkerState
 
 try:
     from distributed.counter import Digest
@@ -38,7 +36,7 @@ class Metrics:
 
     if TYPE_CHECKING:
         loop: Any
-        state: WorkerState
+        state: Any  # WorkerState, or distributed's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.execute_metrics = ExecuteMetrics(points=Digest is not None)
@@ -61,10 +59,11 @@ class Metrics:
 
     def _drain(self) -> None:
         """Move what plain tasks took to where all figures are."""
-        # A thread that has taken a task out of the state may not have counted it yet. It does both
-        # under the state's lock.
-        with self.state.lock:
-            pass
+        if isinstance(self.state, WorkerState):
+            # A thread that has taken a task out of the state may not have counted it yet. It does
+            # both under the state's lock.
+            with self.state.lock:
+                pass
         if self.execute_metrics.empty:
             return
         with self._metrics_lock:

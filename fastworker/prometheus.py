@@ -7,9 +7,12 @@ distributed's page, as by default:
     Plain tasks that ended, by outcome: success, failed, cancelled.
 ``dask_fastworker_digest_values_dropped_total``
     Values that are missing from quantiles (but not from sums), for want of room.
-``dask_fastworker_outbox_*``
-    Every number in the ``metrics`` of the worker's outbox, by its name. Those whose names end in
-    ``_total`` only grow.
+``dask_fastworker_outbox_waiting_messages``, ``dask_fastworker_outbox_waiting_bytes``
+    What waits to be sent to the scheduler.
+``dask_fastworker_outbox_*_total``
+    The other numbers in ``worker.batched_stream.metrics``, by their names there.
+``dask_fastworker_outbox_batch_size``
+    A histogram of how many messages left together.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Collector:
 
     def collect(self) -> Iterator[Any]:
         """The figures, as metric families of ``prometheus_client``."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily
 
         # All workers of a process share the registry. distributed's collector has been told which
         # of them this is about.
@@ -66,14 +69,28 @@ class Collector:
             value=worker.execute_metrics.dropped,
         )
 
-        figures = getattr(worker.batched_stream, "metrics", None) or {}
-        for name, value in figures.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            label = name.replace("-", "_").removesuffix("_total")
-            yield family(
-                f"{prefix}_outbox_{label}",
-                f"The outbox to the scheduler: {name.replace('_', ' ')}.",
-                value=value,
-            )
+        yield from _outbox(f"{prefix}_outbox", worker.batched_stream.metrics)
+
+
+def _outbox(prefix: str, metrics: dict[str, Any]) -> Iterator[Any]:
+    """The figures of an outbox, see ``Outbox.metrics``."""
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    for name, value in metrics.items():
+        what = f"The outbox to the scheduler: {name.replace('_', ' ')}."
+        if name == "batch_sizes":
+            buckets = []
+            so_far = 0
+            for least, n in value.items():
+                so_far += n
+                buckets.append((str(2 * least - 1), so_far))
+            buckets.append(("+Inf", so_far))
+            yield HistogramMetricFamily(f"{prefix}_batch_size", what, buckets, sum_value=None)
+        elif name.startswith("waiting"):
+            yield GaugeMetricFamily(f"{prefix}_{name}", what, value)
+        else:
+            yield CounterMetricFamily(f"{prefix}_{name}", what, value)
