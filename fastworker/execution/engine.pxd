@@ -33,6 +33,7 @@ cdef class Engine:
     cdef bint is_plain(self, TaskState ts) except -1
     cdef Run route(self, list records, bint take, list others)
     cdef int tell_watchers(self, object key, object event) except -1
+    cdef bint is_late(self, tuple stims) except -1
     cdef int leave_to_loop(self, object event) except -1
     cdef int after(self, list others, bint idle) except -1
     cdef int follow(self, list others) except -1

@@ -11,8 +11,11 @@ from contextvars import copy_context
 from dask._task_spec import Task
 
 from distributed.worker import WORKER_ANY_RUNNING, _worker_cvar
+from distributed.worker_state_machine import SecedeEvent
+
 from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
+from fastworker.core.states cimport ERROR, MEMORY, RELEASED
 from fastworker.core.task cimport TaskState
 from fastworker.data.memory cimport Memory
 from fastworker.wire.messages cimport ComputeTask, FreeKeys
@@ -141,6 +144,18 @@ cdef class Engine:
             self.loop.call_soon_threadsafe(resolve, futures, event)
         return 0
 
+    cdef bint is_late(self, tuple stims) except -1:
+        """Whether all there is to say is that a task has seceded which is over by now.
+
+        distributed leaves that to the event loop; the task's thread may be faster. The lock is
+        held.
+        """
+        cdef TaskState ts
+        if len(stims) != 1 or type(stims[0]) is not SecedeEvent:
+            return False
+        ts = self.state.tasks.get(stims[0].key)
+        return ts is not None and ts.state_ in (MEMORY, ERROR, RELEASED)
+
     # ------------------------------------------------------------------- from the event loop
 
     def handle(self, *stims):
@@ -148,6 +163,8 @@ cdef class Engine:
         cdef list others = []
         self.state.enter()
         try:
+            if self.is_late(stims):
+                return
             self.route(self.state.handle_events(stims), False, others)
         finally:
             self.state.leave()
