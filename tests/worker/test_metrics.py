@@ -10,7 +10,7 @@ from collections import defaultdict
 import pytest
 from distributed import Worker as StockWorker
 from distributed.core import Server
-from distributed.metrics import DelayedMetricsLedger
+from distributed.metrics import DelayedMetricsLedger, context_meter
 from worker_clusters import ONE_WORKER, cluster
 
 from fastworker.execution.metrics import ExecuteMetrics
@@ -264,3 +264,46 @@ async def test_whoever_looks_finds_all_there_is(c, s, a):
         **{(*name[:3], part, "seconds"): 0 for part in ("thread-cpu", "thread-noncpu", "executor")},
     }
     a.digests_total_since_heartbeat.clear()  # no span of that name
+
+
+def report_one(i):
+    context_meter.digest_metric("mine", 1, "records")
+    return i
+
+
+@cluster(nthreads=[("127.0.0.1", 4)])
+async def test_figures_of_many_tasks_while_many_look(c, s, a):
+    """Nothing is lost or counted twice: not on the worker, nor with heartbeats in between."""
+    n = 2000
+    stop = threading.Event()
+    seen = []
+
+    def look():
+        while not stop.is_set():
+            total = a.digests_total
+            seen.append(sum(v for k, v in list(total.items()) if k[-1] == "records"))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        futures = c.map(report_one, range(n), key=[f"one-{i}" for i in range(n)])
+        for _ in range(5):
+            await a.heartbeat()
+        assert await c.gather(futures) == list(range(n))
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join(20)
+    assert max(seen) <= n
+    assert a.execute_metrics.tasks_total == {"success": n, "failed": 0, "cancelled": 0}
+    figures = {k[2:]: v for k, v in a.digests_total.items() if k[0] == "execute"}
+    assert figures["one", "mine", "records"] == n
+    await a.heartbeat()
+    assert s.cumulative_worker_metrics["execute", "one", "mine", "records"] == n
+    for (prefix, label, unit), value in figures.items():
+        told = s.cumulative_worker_metrics["execute", prefix, label, unit]
+        assert told == pytest.approx(value)

@@ -228,3 +228,27 @@ async def test_a_killed_worker_s_tasks_run_elsewhere(c, s, a, b):
     assert await c.gather(killers) == list(range(10))
     assert await c.gather(futures) == list(range(1, 51))
     assert {os.path.exists(f"{flag}-{i}") for i in range(2)} == {True}
+
+
+def secede_and_return(x):
+    distributed.secede()
+    return x
+
+
+def secede_and_fail(x):
+    distributed.secede()
+    raise Odd("outside", x)
+
+
+@cluster(nthreads=[("127.0.0.1", 2)])
+async def test_tasks_that_secede_and_are_over_at_once(c, s, a):
+    """The thread may be done with the task before the event loop hears that it has left."""
+    good = c.map(secede_and_return, range(200), key=[f"good-{i}" for i in range(200)])
+    bad = c.map(secede_and_fail, range(20), key=[f"bad-{i}" for i in range(20)], retries=0)
+    assert await c.gather(good) == list(range(200))
+    await distributed.wait(bad)
+    assert {future.status for future in bad} == {"error"}
+    assert a.status == distributed.Status.running
+    assert not a.state.long_running
+    # The pool is as it was
+    assert await c.gather(c.map(inc, range(50))) == list(range(1, 51))

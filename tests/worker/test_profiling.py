@@ -1,0 +1,137 @@
+"""What profiles and call stacks of tasks are made of."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import dask
+import pytest
+from distributed import profile, secede
+from worker_clusters import ONE_WORKER, cluster, gate, until
+
+from fastworker.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
+
+
+def from_file(name, function="call"):
+    """A function that calls another one, and claims to come from that file."""
+    names = {}
+    exec(compile(f"def {function}(f, *args): return f(*args)", f"/somewhere/{name}", "exec"), names)
+    return names[function]
+
+
+def deep(n, f):
+    return deep(n - 1, f) if n else f()
+
+
+def names(stack):
+    return [frame.f_code.co_name for frame in stack]
+
+
+def here():
+    return _stack_of_task(sys._getframe())
+
+
+@pytest.mark.parametrize("depth", [0, 5, 99, 100, 101, 300])
+def test_trees_are_those_of_distributed(depth):
+    """The same stack, given to distributed's profiler and to ours, twice."""
+
+    def look():
+        return grow_both(sys._getframe())
+
+    def grow_both(frame):
+        theirs = profile.create()
+        ours = profile.create()
+        for _ in range(2):
+            profile.process(frame, True, theirs, stop=WORKER)
+            _add(ours, _stack_of_task(frame))
+        return ours, theirs
+
+    ours, theirs = from_file(WORKER)(deep, depth, look)
+    assert ours == theirs
+    assert ours["count"] == 2
+
+
+@pytest.mark.parametrize("file, function, found", [
+    (WORKER, "call", True),
+    ("fastworker/execution/pool.py", "pull", True),
+    ("fastworker/execution/pool.py", "call", False),
+    ("another/pool.py", "pull", False),
+])  # fmt: skip
+def test_where_the_stack_of_a_task_ends(file, function, found):
+    stack = from_file(file, function)(here)
+    assert names(stack) == (["here"] if found else [])
+    assert len(from_file(file, function)(deep, 500, here)) == (MAX_DEPTH if found else 0)
+
+
+def test_a_thread_that_is_in_no_task():
+    assert here() == []
+
+
+def in_task():
+    # As when a task secedes: the pool starts a thread in its place
+    return names(from_file("fastworker/execution/pool.py", "_adjust_thread_count")(here))
+
+
+def in_seceded_task():
+    secede()
+    return in_task()
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_tasks_on_threads_of_every_kind(c, s, a):
+    expected = ["__call__", "in_task", "_adjust_thread_count", "here"]
+    assert await c.submit(in_task) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(a.executors, "other", a.executors["actor"])
+        with dask.annotate(executor="other"):
+            assert await c.submit(in_task, pure=False) == expected
+    assert await c.submit(in_seceded_task) == [expected[0], "in_seceded_task", *expected[1:]]
+
+
+@cluster(nthreads=[("127.0.0.1", 2)])
+async def test_call_stacks_of_running_tasks(c, s, a):
+    assert a.get_call_stack() == {}
+    with gate("held") as held, gate("other") as other:
+        x = c.submit(held.pass_through, key="x")
+        y = c.submit(other.pass_through, key="y")
+        await until(lambda: held.entered.is_set() and other.entered.is_set())
+        stacks = a.get_call_stack()
+        assert set(stacks) == {"x", "y"}
+        for stack in stacks.values():
+            assert "_bootstrap" in stack[0]
+            assert any("in pass_through" in frame for frame in stack)
+        assert set(a.get_call_stack(keys=["y", "nobody"])) == {"y"}
+        before = a.profile_recent["count"], a.profile_keys["x"]["count"]
+        a.trigger_profile()
+        assert a.profile_recent["count"] >= before[0] + 2
+        assert a.profile_keys["x"]["count"] >= before[1] + 1
+    await c.gather([x, y])
+    assert a.get_call_stack() == {}
+
+
+def come_and_go(worker, stop, n):
+    """Enter and leave as a thread that is in no task, as fast as can be."""
+    while not stop.is_set():
+        worker.active_threads[-n] = f"key-{n}"
+        del worker.active_threads[-n]
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_threads_that_come_and_go_meanwhile(c, s, a):
+    """Threads with plain tasks enter and leave without a lock."""
+    stop = threading.Event()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=come_and_go, args=(a, stop, n)) for n in range(1, 5)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(2000):
+            assert a.get_call_stack() == {}
+            a.trigger_profile()
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join(20)
