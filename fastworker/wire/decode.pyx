@@ -186,7 +186,6 @@ cdef class Batch(Unpacker):
                     return self.map_rest(so_far(task, order, count), n - count)
             self.owed -= 2
             expected = field + 1
-            order[count] = field
             good = True
             if seen & (1 << field):
                 value = self.value()
@@ -237,9 +236,10 @@ cdef class Batch(Unpacker):
                 message = so_far(task, order, count)
                 message[FIELD_NAMES[field]] = value
                 return self.map_rest(message, n - count - 1)
+            # No field is here twice, so that `order` has room for it
+            order[count] = field
             seen |= 1 << field
         if seen != (1 << FIELDS) - 1:
-            # No field came twice, so they fit into `order`
             return self.map_rest(so_far(task, order, n), 0)
         self.leave()
         return task

@@ -45,6 +45,12 @@ cdef class Frames:
     def __len__(self):
         return self.count
 
+    def __getitem__(self, Py_ssize_t i):
+        """Frame `i` as it was given, or as a memoryview of the head."""
+        if not 0 <= i < self.count:
+            raise IndexError(f"there is no frame {i}: the message has {self.count}")
+        return self.frame(i)
+
     @staticmethod
     def of_head(head):
         """The frames in the head of a message; `missing` says what has to be added to them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import distributed
+import msgpack
 import numpy as np
 import pytest
 from dask.utils_test import inc
@@ -119,6 +120,21 @@ def test_fields_in_any_order():
     (decoded,) = decode(frames_of([reverse]))
     assert type(decoded) is ComputeTask
     assert decoded.to_dict() == stock(frames_of([reverse]))[0]
+
+
+def test_fields_that_come_twice():
+    """The last one counts; what is damaged can have any number of them."""
+    pairs = [(msgpack.packb(k), msgpack.packb(v)) for k, v in compute_task(run_spec=1).items()]
+    for name, value in pairs:
+        for again in ([(name, value)], [(name, b"\x05")], [(name, value)] * 3, pairs):
+            every = [*pairs, *again]
+            head = b"\x91\xde" + len(every).to_bytes(2, "big")
+            (decoded,) = check([head + b"".join(map(b"".join, every))])
+            assert type(decoded) is dict
+    for i in range(1, len(pairs) + 1):
+        every = [*pairs[:i], *pairs]
+        head = b"\x91\xde" + len(every).to_bytes(2, "big")
+        check([head + b"".join(map(b"".join, every))])
 
 
 def test_the_operation_comes_first_or_it_is_a_dict():

@@ -27,6 +27,9 @@ def test_all_in_the_head(name):
     assert len(frames) == len(parts)
     assert frames.missing == []
     assert frames.total_bytes == sum(part.nbytes for part in parts)
+    assert list(frames) == parts
+    with pytest.raises(IndexError, match="there is no frame"):
+        frames[len(parts)]
     assert same([as_stock(message) for message in decode(frames)], stock(parts))
 
 
