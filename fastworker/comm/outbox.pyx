@@ -14,7 +14,6 @@ What can go wrong
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_SIZE
 from libc.math cimport isnan
 from libc.stdint cimport uint64_t
 
@@ -31,19 +30,13 @@ import dask
 from dask.utils import parse_timedelta
 
 from distributed.comm import CommClosedError
-from distributed.worker_state_machine import SendMessageToScheduler
 
 from fastworker.wire.encode_objects import MessagePacker
 
-from fastworker.comm.batch cimport HEADROOM, unpacked
-from fastworker.comm.counts cimport as_dict, count_batch
-from fastworker.comm.mutex cimport (
-    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-)
+from fastworker.comm.batch cimport unpacked
+from fastworker.comm.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
 from fastworker.comm.transport cimport find_transport
 from fastworker.core.clock cimport monotonic
-from fastworker.core.records cimport Dropped, Finished, Held
-from fastworker.wire.encode cimport give_back, lend, put_record, put_value
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -51,13 +44,11 @@ cdef extern from "Python.h":
 logger = logging.getLogger("distributed.batched")
 
 cdef enum:
-    LARGE_BATCH = 1 << 16  # bytes at which a batch leaves without waiting
     MAX_ROUNDS = 4  # batches that a thread sends on behalf of others before it goes back to work
     MAX_LOG_BYTES = 1 << 20  # of packed batches that are kept for `recent_message_log`
-    STACK_BYTES = 1024  # most messages are packed in this much of the stack
 
 
-cdef class Outbox:
+cdef class Outbox(Collector):
     """Sends messages to the scheduler in batches; in place of distributed's ``BatchedSend``.
 
     Parameters
@@ -71,11 +62,6 @@ cdef class Outbox:
     """
 
     def __cinit__(self):
-        if pthread_mutex_init(&self.lock, NULL):
-            raise MemoryError("no mutex for the outbox")
-        self.waiting = Batch()
-        self.spare = Batch()
-        self.last_taken = -1e18
         self.waiters = []
         self.closings = set()
 
@@ -86,9 +72,6 @@ cdef class Outbox:
         self.serializers = serializers
         self.log = deque(maxlen=dask.config.get("distributed.admin.low-level-log-length"))
 
-    def __dealloc__(self):
-        pthread_mutex_destroy(&self.lock)
-
     def __repr__(self):
         if self.transport is None:
             state = "not started"
@@ -97,75 +80,6 @@ cdef class Outbox:
         else:
             state = repr(self.comm)
         return f"<Outbox: {self.waiting.count} messages waiting, {state}>"
-
-    # ------------------------------------------------------------------- adding, in any thread
-
-    cpdef int add_record(self, object record) except -1:
-        """Take a message of the core's: 1, or 0 if it is an instruction of another kind.
-
-        May be called under the core's lock. After the connection has ended messages are counted
-        and dropped: the worker is about to close.
-        """
-        cdef unsigned char memory[STACK_BYTES]
-        cdef Bytes packed
-        cdef bint ours = (
-            type(record) is Finished or type(record) is Dropped or type(record) is Held
-        )
-        if not ours and not isinstance(record, SendMessageToScheduler):
-            return 0
-        if not ours or not self.native:
-            self.add(NULL, record)
-            return 1
-        lend(&packed, memory, STACK_BYTES)
-        try:
-            if put_record(&packed, record):
-                self.add(&packed, None)
-            else:
-                self.add(NULL, record)
-        finally:
-            give_back(&packed)
-        return 1
-
-    cdef int add_message(self, object message) except -1:
-        """Take any message that stock could send, a dict as a rule."""
-        cdef unsigned char memory[STACK_BYTES]
-        cdef Bytes packed
-        if not self.native:
-            return self.add(NULL, message)
-        lend(&packed, memory, STACK_BYTES)
-        try:
-            if put_value(&packed, message):
-                self.add(&packed, None)
-            else:
-                self.add(NULL, message)
-        finally:
-            give_back(&packed)
-        return 0
-
-    cdef int add(self, const Bytes* packed, object kept) except -1:
-        cdef bint added = True
-        pthread_mutex_lock(&self.lock)
-        self.counts.messages += 1
-        if self.ended:
-            self.counts.dropped += 1
-        elif packed != NULL:
-            added = self.waiting.add_packed(packed)
-        else:
-            added = self.waiting.add_object(kept)
-        pthread_mutex_unlock(&self.lock)
-        if not added:
-            raise MemoryError("no memory for a message to the scheduler")
-        return 0
-
-    cpdef bint due(self, double now) noexcept:
-        cdef bint answer
-        pthread_mutex_lock(&self.lock)
-        answer = self.waiting.count > 0 and (
-            now - self.last_taken >= self.interval_
-            or self.waiting.packed.size >= LARGE_BATCH
-        )
-        pthread_mutex_unlock(&self.lock)
-        return answer
 
     cpdef int settle(self, bint idle) except -1:
         """To be called after adding: sees to it that the messages leave in time.
@@ -230,7 +144,9 @@ cdef class Outbox:
         return 0 if asked else self.call_loop(self._flush_now, ())
 
     def _flush_now(self):
+        pthread_mutex_lock(&self.lock)
         self.soon = False
+        pthread_mutex_unlock(&self.lock)
         self.flush()
 
     cdef int arm(self) except -1:
@@ -248,12 +164,17 @@ cdef class Outbox:
         return 0
 
     def _set_timer(self):
-        self.aio.call_later(
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.aio.call_later(
             max(0.0, self.last_taken + self.interval_ - monotonic()), self._on_timer
         )
 
     def _on_timer(self):
+        self.timer = None
+        pthread_mutex_lock(&self.lock)
         self.armed = False
+        pthread_mutex_unlock(&self.lock)
         if self.due(monotonic()):
             self.flush()
         elif self.waiting.count:
@@ -295,37 +216,9 @@ cdef class Outbox:
             if rounds == MAX_ROUNDS and not self.on_loop():
                 return self.wake()
 
-    cdef Batch claim(self):
-        """What there is to send, for the one sender; None if there is nothing or another sends."""
-        cdef Batch batch = None
-        cdef Batch spare = None
-        cdef Batch fresh = Batch() if self.spare is None and not self.claimed else None
-        pthread_mutex_lock(&self.lock)
-        if self.claimed:
-            self.wanted = True
-        elif not self.ended and self.waiting.count:
-            spare = self.spare
-            self.claimed = True
-            self.wanted = False
-            batch = self.waiting
-            # There is one or the other: `spare` is only empty while claimed, and after a failure
-            self.waiting = spare if spare is not None else fresh
-            self.spare = None
-            self.last_taken = monotonic()
-            count_batch(&self.counts, batch.count)
-        pthread_mutex_unlock(&self.lock)
-        return batch
-
     cdef int release(self, Batch batch) except -1:
-        """Give up the claim; True if more was asked for in the meantime."""
-        cdef bint more
-        batch.clear()
-        pthread_mutex_lock(&self.lock)
-        self.claimed = False
-        self.spare = batch
-        more = self.wanted and self.waiting.count > 0
-        self.wanted = False
-        pthread_mutex_unlock(&self.lock)
+        """Let others send; 1 if they have asked for it, and it is for the caller to do."""
+        cdef bint more = self.give_up(batch)
         if self.waiters:
             self.call_loop(self._wake_waiters, ())
         return more
@@ -482,23 +375,16 @@ cdef class Outbox:
 
     cdef int end(self) except -1:
         """Take nothing any more, and drop what waits."""
-        cdef Batch batch
-        cdef Batch fresh = Batch()
-        pthread_mutex_lock(&self.lock)
-        self.ended = True
-        self.claimed = False
-        batch = self.waiting
-        self.waiting = fresh
-        self.counts.dropped += <uint64_t>batch.count
-        pthread_mutex_unlock(&self.lock)
-        if batch.count:
-            logger.debug("%d messages to the scheduler were not sent", batch.count)
-        batch.clear()
+        cdef Py_ssize_t n = self.shut()
+        if n:
+            logger.debug("%d messages to the scheduler were not sent", n)
         if self.waiters and not self.aio.is_closed():
             self.call_loop(self._wake_waiters, ())
         return 0
 
     def _abort_comm(self):
+        if self.timer is not None:
+            self.timer.cancel()
         if not self.transport.comm.closed():
             self.transport.comm.abort()
 
@@ -522,6 +408,7 @@ cdef class Outbox:
     def close(self, timeout=None):
         """Send everything, then close the comm; an awaitable, and under way without being awaited.
 
+        Messages that come in the meantime may be dropped, or else there might be no end to it.
         ``timeout`` is a number of seconds or a timedelta. When it is over, the connection is
         aborted and asyncio.TimeoutError raised.
         """
@@ -548,16 +435,21 @@ cdef class Outbox:
 
     async def _send_and_close(self):
         comm = self.transport.comm
-        while not comm.closed() and not self.ended:
+        pthread_mutex_lock(&self.lock)
+        self.closing = True
+        pthread_mutex_unlock(&self.lock)
+        while not comm.closed():
             waiter = self.aio.create_future()
             self.waiters.append(waiter)
             # Whoever sends looks at `waiters` after giving up the claim: either it sees this one,
             # or it has given up the claim and there is nothing to wait for.
             self.flush()
-            if not self.claimed and not self.waiting.count:
+            if not self.claimed and (self.ended or not self.waiting.count):
                 break
             await waiter
         self.end()
+        if self.timer is not None:
+            self.timer.cancel()
         await comm.close()
 
     # ------------------------------------------------------------------------- for those outside
@@ -587,7 +479,8 @@ cdef class Outbox:
 
     @property
     def interval(self):
-        """Seconds for which messages are collected while nobody is idle."""
+        """Seconds for which messages are collected while nobody is idle; to be set on the event
+        loop. Raises ValueError for less than 0."""
         return self.interval_
 
     @interval.setter
@@ -595,31 +488,8 @@ cdef class Outbox:
         if isnan(seconds) or seconds < 0:
             raise ValueError(f"an interval must be at least 0 seconds, got {seconds}")
         self.interval_ = seconds
-
-    @property
-    def buffer(self):
-        """The messages that wait, as objects. A copy, made on each read."""
-        return self.snapshot().messages()
-
-    cdef Batch snapshot(self):
-        """A copy of the batch that waits."""
-        cdef Batch copy = Batch()
-        cdef Batch waiting
-        cdef list kept
-        cdef Py_ssize_t n
-        cdef bint complete = False, enough_memory = True
-        while not complete:
-            n = PyList_GET_SIZE(self.waiting.kept)
-            kept = [None] * n  # beforehand: making a list may run the garbage collector
-            pthread_mutex_lock(&self.lock)
-            waiting = self.waiting
-            if n == PyList_GET_SIZE(waiting.kept):
-                enough_memory = copy.copy_from(waiting, kept)
-                complete = True
-            pthread_mutex_unlock(&self.lock)
-        if not enough_memory:
-            raise MemoryError("no memory for a copy of messages to the scheduler")
-        return copy
+        if self.timer is not None:
+            self._set_timer()
 
     @property
     def recent_message_log(self):
@@ -634,35 +504,3 @@ cdef class Outbox:
             ),
             maxlen=self.log.maxlen,
         )
-
-    @property
-    def message_count(self):
-        """Messages handed over so far."""
-        return self.counts.messages
-
-    @property
-    def batch_count(self):
-        """Batches that have left so far."""
-        return self.counts.batches
-
-    @property
-    def byte_count(self):
-        """Bytes that have left so far."""
-        return self.counts.sent
-
-    @property
-    def metrics(self):
-        """Numbers by name: what waits now, and what has been done so far.
-
-        ``waiting_messages``, ``waiting_bytes`` (of those that are packed), ``messages``, ``bytes``,
-        ``batches``, ``batches_from_threads`` (sent by others than the event loop's thread),
-        ``batch_sizes`` (how many batches by the number of their messages, rounded down to a power
-        of two), ``socket_full`` (batches that the socket did not take at once), ``dropped``
-        (messages that came after the end, or waited at it), ``degraded`` and ``unsendable``
-        (messages that could not be packed).
-        """
-        return {
-            "waiting_messages": self.waiting.count,
-            "waiting_bytes": self.waiting.packed.size - HEADROOM,
-            **as_dict(&self.counts),
-        }

@@ -19,8 +19,8 @@ cdef class Transport:
 
 
 cdef class StreamTransport(Transport):
-    cdef object stream
-    cdef object close_file  # the stream's own close_fd
+    cdef object __weakref__
+    cdef object stream  # None when it is closed, or not plain TCP
     cdef pthread_mutex_t mutex  # guards fd, so that no number is used after its file was closed
     cdef int fd  # -1: not any more
 

@@ -13,6 +13,8 @@ from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 
 import ssl
+import weakref
+from functools import partial
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -91,8 +93,7 @@ cdef class StreamTransport(Transport):
         stream = comm.stream
         if type(stream) is IOStream and not stream.closed():
             self.stream = stream
-            self.close_file = stream.close_fd
-            stream.close_fd = self._close_file
+            stream.close_fd = partial(close_file, weakref.ref(self), weakref.ref(stream))
             # Not `direct` before the stream has written what it may have from before
             self.fd = stream.socket.fileno()
 
@@ -144,22 +145,25 @@ cdef class StreamTransport(Transport):
         if not future.cancelled() and future.exception() is None:
             self.direct = self.fd >= 0
 
-    def _close_file(self):
-        """In place of the stream's ``close_fd``."""
-        close_file = self.close_file
-        self.detach()
-        close_file()
-
     cpdef int detach(self) except -1:
         with nogil:
             pthread_mutex_lock(&self.mutex)
             self.fd = -1
             pthread_mutex_unlock(&self.mutex)
         self.direct = False
-        stream, self.stream, self.close_file = self.stream, None, None
+        stream, self.stream = self.stream, None
         if stream is not None:
             stream.__dict__.pop("close_fd", None)
         return 0
+
+
+def close_file(transport, stream):
+    """In place of a stream's ``close_fd``. Both are weak references, so that an abandoned comm
+    goes at once."""
+    mine, stream = transport(), stream()
+    if mine is not None:
+        (<StreamTransport?>mine).detach()
+    type(stream).close_fd(stream)
 
 
 cdef class MessageTransport(Transport):

@@ -1,0 +1,119 @@
+"""Telling the scheduler that tasks are done: from the core's record to bytes in a socket.
+
+Stock's side is the least that stock does for it: its instruction as a dict, ``dumps`` of the batch,
+the frames' header, one ``send``. The coroutine, timers and tornado's stream that it takes to get
+there are left out. Ours is all that the outbox does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Side, Versus
+from distributed.comm import connect, listen
+from distributed.comm.tcp import TCP, _add_frames_header
+from distributed.protocol.core import dumps
+from distributed.worker_state_machine import Instruction
+from machines import fresh_keys
+from tornado.ioloop import IOLoop
+
+from fastworker.comm.outbox import Outbox
+from fastworker.core import WorkerState
+from fastworker.core.records import describe_type, to_instructions
+
+HOUR = 3600.0
+
+
+def finished(n: int) -> list[Any]:
+    """Records of n tasks that have just ended."""
+    state = WorkerState(nthreads=1)
+    describe_type(int)
+    records = []
+    for key in fresh_keys(n):
+        state.compute_task(key, 1, (0,), "spec", None, None, {}, False, {}, None, "compute")
+        records += state.task_done(key, 1, 1, 10.0, 11.5, 28, int, f"task-finished-{key}")
+    return records
+
+
+@contextlib.contextmanager
+def connection() -> Iterator[tuple[asyncio.AbstractEventLoop, TCP, socket.socket]]:
+    """A loop that only runs when told to, a comm, and the socket at its other end."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+
+    async def start() -> tuple[Any, TCP, TCP]:
+        accepted = loop.create_future()
+
+        async def serve(comm: TCP) -> None:
+            accepted.set_result(comm)
+
+        listener = await listen("tcp://127.0.0.1:0", serve)
+        near = await connect(listener.contact_address)
+        return listener, near, await accepted
+
+    listener, near, far = loop.run_until_complete(start())
+    try:
+        yield loop, near, far.stream.socket
+    finally:
+        near.abort()
+        far.abort()
+        listener.stop()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        asyncio.set_event_loop(None)
+
+
+def drain(far: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while far.recv(1 << 20):
+            pass
+
+
+@pytest.mark.parametrize("n", [1, 100, 1000])
+def test_report(versus: Versus, n: int) -> None:
+    records = finished(n)
+    instructions: list[Instruction] = to_instructions(records)
+    with connection() as (loop, comm, far), connection() as (_, stock_comm, stock_far):
+        asyncio.set_event_loop(loop)
+
+        async def start() -> Outbox:
+            outbox = Outbox(HOUR * 1000, IOLoop.current())
+            outbox.start(comm)
+            outbox.send("first")
+            await asyncio.sleep(0.05)
+            return outbox
+
+        outbox = loop.run_until_complete(start())
+        sock = stock_comm.stream.socket
+
+        def stock() -> None:
+            frames = dumps([instruction.to_dict() for instruction in instructions])
+            frames, _, _ = _add_frames_header(frames)
+            assert sock.send(b"".join(frames)) > n
+
+        def ours() -> None:
+            for record in records:
+                outbox.add_record(record)
+            outbox.push()
+
+        def prepare_stock() -> tuple[()]:
+            drain(stock_far)
+            return ()
+
+        def prepare_ours() -> tuple[()]:
+            drain(far)
+            return ()
+
+        versus(
+            f"outbox: report {n} finished",
+            stock=Side(prepare_stock, stock),
+            ours=Side(prepare_ours, ours),
+            per=n,
+        )
+        metrics = outbox.metrics
+        assert not metrics["waiting_messages"] and not metrics["socket_full"]

@@ -1,0 +1,215 @@
+"""Messages from any thread, in order, and whose turn it is to send them.
+
+Which messages are packed as they come: the frequent ones of the core, and whatever else is plain
+(see `fastworker.wire.encode`), as long as the connection takes bytes. The others wait as objects.
+"""
+
+from cpython.list cimport PyList_GET_SIZE
+from libc.stdint cimport uint64_t
+
+from distributed.worker_state_machine import SendMessageToScheduler
+
+from fastworker.comm.batch cimport HEADROOM
+from fastworker.comm.counts cimport as_dict, count_batch
+from fastworker.comm.mutex cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from fastworker.core.clock cimport monotonic
+from fastworker.core.records cimport Dropped, Finished, Held
+from fastworker.wire.encode cimport give_back, lend, put_record, put_value
+
+cdef enum:
+    LARGE_BATCH = 1 << 16  # bytes at which a batch leaves without waiting
+    STACK_BYTES = 1024  # most messages are packed in this much of the stack
+
+
+cdef class Collector:
+    """What waits to be sent. Knows nothing of connections."""
+
+    def __cinit__(self):
+        if pthread_mutex_init(&self.lock, NULL):
+            raise MemoryError("no mutex for the outbox")
+        self.waiting = Batch()
+        self.spare = Batch()
+        self.last_taken = -1e18
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.lock)
+
+    cpdef int add_record(self, object record) except -1:
+        """Take a message of the core's: 1, or 0 if it is an instruction of another kind.
+
+        May be called under the core's lock. After the connection has ended messages are counted
+        and dropped: the worker is about to close.
+        """
+        cdef unsigned char memory[STACK_BYTES]
+        cdef Bytes packed
+        cdef bint ours = (
+            type(record) is Finished or type(record) is Dropped or type(record) is Held
+        )
+        if not ours and not isinstance(record, SendMessageToScheduler):
+            return 0
+        if not ours or not self.native:
+            self.add(NULL, record)
+            return 1
+        lend(&packed, memory, STACK_BYTES)
+        try:
+            if put_record(&packed, record):
+                self.add(&packed, None)
+            else:
+                self.add(NULL, record)
+        finally:
+            give_back(&packed)
+        return 1
+
+    cdef int add_message(self, object message) except -1:
+        """Take any message that stock could send, a dict as a rule."""
+        cdef unsigned char memory[STACK_BYTES]
+        cdef Bytes packed
+        if not self.native:
+            return self.add(NULL, message)
+        lend(&packed, memory, STACK_BYTES)
+        try:
+            if put_value(&packed, message):
+                self.add(&packed, None)
+            else:
+                self.add(NULL, message)
+        finally:
+            give_back(&packed)
+        return 0
+
+    cdef int add(self, const Bytes* packed, object kept) except -1:
+        cdef bint added = True
+        pthread_mutex_lock(&self.lock)
+        self.counts.messages += 1
+        if self.ended:
+            self.counts.dropped += 1
+        elif packed != NULL:
+            added = self.waiting.add_packed(packed)
+        else:
+            added = self.waiting.add_object(kept)
+        pthread_mutex_unlock(&self.lock)
+        if not added:
+            raise MemoryError("no memory for a message to the scheduler")
+        return 0
+
+    cpdef bint due(self, double now) noexcept:
+        cdef bint answer
+        pthread_mutex_lock(&self.lock)
+        answer = self.waiting.count > 0 and (
+            now - self.last_taken >= self.interval_
+            or self.waiting.packed.size >= LARGE_BATCH
+        )
+        pthread_mutex_unlock(&self.lock)
+        return answer
+
+    # ------------------------------------------------------------------------ whose turn it is
+
+    cdef Batch claim(self):
+        """What there is to send, and the claim; None if there is nothing or another has it."""
+        cdef Batch batch = None
+        cdef Batch spare = None
+        cdef Batch fresh = Batch() if self.spare is None and not self.claimed else None
+        pthread_mutex_lock(&self.lock)
+        if self.claimed:
+            self.wanted = True
+        elif not self.ended and self.waiting.count:
+            spare = self.spare
+            self.claimed = True
+            self.wanted = False
+            self.ended = self.closing
+            batch = self.waiting
+            # There is one or the other: `spare` is only empty while claimed, and after a failure
+            self.waiting = spare if spare is not None else fresh
+            self.spare = None
+            self.last_taken = monotonic()
+            count_batch(&self.counts, batch.count)
+        pthread_mutex_unlock(&self.lock)
+        return batch
+
+    cdef int give_up(self, Batch batch) except -1:
+        """Give up the claim and the batch, empty; True if more was asked for in the meantime."""
+        cdef bint more
+        batch.clear()
+        pthread_mutex_lock(&self.lock)
+        self.claimed = False
+        self.spare = batch
+        more = self.wanted and self.waiting.count > 0
+        self.wanted = False
+        pthread_mutex_unlock(&self.lock)
+        return more
+
+    cdef Py_ssize_t shut(self) except -1:
+        """Take nothing any more, and drop what waits: the answer is how many messages that was."""
+        cdef Batch batch
+        cdef Batch fresh = Batch()
+        cdef Py_ssize_t n
+        pthread_mutex_lock(&self.lock)
+        self.ended = True
+        self.claimed = False
+        batch = self.waiting
+        self.waiting = fresh
+        n = batch.count
+        self.counts.dropped += <uint64_t>n
+        pthread_mutex_unlock(&self.lock)
+        batch.clear()
+        return n
+
+    # ------------------------------------------------------------------------ for those who look
+
+    @property
+    def buffer(self):
+        """The messages that wait, as objects. A copy, made on each read."""
+        return self.snapshot().messages()
+
+    cdef Batch snapshot(self):
+        """A copy of the batch that waits."""
+        cdef Batch copy = Batch()
+        cdef Batch waiting
+        cdef list kept
+        cdef Py_ssize_t n
+        cdef bint complete = False, enough_memory = True
+        while not complete:
+            n = PyList_GET_SIZE(self.waiting.kept)
+            kept = [None] * n  # beforehand: making a list may run the garbage collector
+            pthread_mutex_lock(&self.lock)
+            waiting = self.waiting
+            if n == PyList_GET_SIZE(waiting.kept):
+                enough_memory = copy.copy_from(waiting, kept)
+                complete = True
+            pthread_mutex_unlock(&self.lock)
+        if not enough_memory:
+            raise MemoryError("no memory for a copy of messages to the scheduler")
+        return copy
+
+    @property
+    def message_count(self):
+        """Messages handed over so far."""
+        return self.counts.messages
+
+    @property
+    def batch_count(self):
+        """Batches that have left so far."""
+        return self.counts.batches
+
+    @property
+    def byte_count(self):
+        """Bytes that have left so far."""
+        return self.counts.sent
+
+    @property
+    def metrics(self):
+        """Numbers by name: what waits now, and what has been done so far.
+
+        ``waiting_messages``, ``waiting_bytes`` (of those that are packed), ``messages``, ``bytes``,
+        ``batches``, ``batches_from_threads`` (sent by others than the event loop's thread),
+        ``batch_sizes`` (how many batches by the number of their messages, rounded down to a power
+        of two), ``socket_full`` (batches that the socket did not take at once), ``dropped``
+        (messages that came after the end, or waited at it), ``degraded`` and ``unsendable``
+        (messages that could not be packed).
+        """
+        return {
+            "waiting_messages": self.waiting.count,
+            "waiting_bytes": self.waiting.packed.size - HEADROOM,
+            **as_dict(&self.counts),
+        }

@@ -1,0 +1,220 @@
+"""Native msgpack beside msgpack's own, and the core's records beside stock's messages."""
+
+from __future__ import annotations
+
+import enum
+
+import msgpack
+import pytest
+from distributed.protocol.core import dumps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastworker.core import WorkerState
+from fastworker.core.records import Dropped, Finished, Held, describe_type, to_instructions
+from fastworker.wire.encode import pack_plain
+
+MAX_DEPTH = 64  # of what is packed natively
+
+texts = st.text(st.characters(codec="utf-8"))
+integers = st.integers(-(2**63), 2**64 - 1)
+scalars = st.one_of(st.none(), st.booleans(), integers, st.floats(), texts, st.binary())
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.lists(inner).map(tuple),
+        st.dictionaries(st.one_of(texts, integers, st.binary()), inner),
+    ),
+)
+keys = st.recursive(
+    st.one_of(texts, texts.map(str.encode), integers, st.floats(allow_nan=False)),
+    lambda inner: st.lists(inner, min_size=1, max_size=3).map(tuple),
+)
+
+
+def by_msgpack(value):
+    return msgpack.packb(value, use_bin_type=True)
+
+
+@given(values)
+@settings(max_examples=200, deadline=None)
+def test_plain_values(value):
+    assert pack_plain(value) == by_msgpack(value)
+
+
+BOUNDARIES = [0, 1, 15, 16, 31, 32, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**16, 2**16 + 1]
+
+
+@pytest.mark.parametrize("n", BOUNDARIES)
+def test_lengths_where_the_form_changes(n):
+    for value in ("x" * n, b"x" * n, [None] * n, (1,) * n, dict.fromkeys(range(n)), "\u20ac" * n):
+        assert pack_plain(value) == by_msgpack(value)
+
+
+@pytest.mark.parametrize("bits", [0, 4, 5, 6, 7, 8, 15, 16, 31, 32, 62, 63])
+def test_numbers_where_the_form_changes(bits):
+    for value in range(2**bits - 2, 2**bits + 3):
+        assert pack_plain(value) == by_msgpack(value)
+        assert pack_plain(-value) == (by_msgpack(-value) if value <= 2**63 else None)
+
+
+class Text(str):
+    pass
+
+
+class Number(int):
+    pass
+
+
+class Fraction(float):
+    pass
+
+
+class Mapping(dict):
+    pass
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Text("x"),
+        Number(1),
+        Fraction(1),
+        Mapping(),
+        Colour.RED,
+        {1, 2},
+        frozenset(),
+        bytearray(b"x"),
+        memoryview(b"x"),
+        2**64,
+        -(2**63) - 1,
+        "\ud800",
+        object(),
+        1j,
+    ],
+    ids=repr,
+)
+def test_what_is_not_plain_is_left_alone(value):
+    assert pack_plain(value) is None
+    assert pack_plain([1, {"x": (value,)}]) is None
+
+
+def test_depth():
+    value = 1
+    for _ in range(MAX_DEPTH):
+        value = [value]
+    assert pack_plain(value) == by_msgpack(value)
+    assert pack_plain([value]) is None
+    endless = []
+    endless.append(endless)
+    assert pack_plain(endless) is None
+    endless = {}
+    endless["x"] = endless
+    assert pack_plain(endless) is None
+
+
+# The core's records
+
+
+def run(key, value=1, *, run_id=1, stimulus_id="stimulus", state=None):
+    """The message about a task that the core has seen through."""
+    state = state if state is not None else WorkerState(nthreads=1)
+    state.compute_task(key, run_id, (0,), "spec", None, None, {}, False, {}, None, stimulus_id)
+    cls = type(value)
+    (record,) = state.task_done(key, run_id, value, 10.0, 11.5, 28, cls, stimulus_id)
+    assert type(record) is Finished
+    return record
+
+
+def by_stock(record):
+    (instruction,) = to_instructions([record])
+    frames = dumps(instruction.to_dict())
+    assert len(frames) == 1
+    return frames[0]
+
+
+@given(keys, st.integers(0, 2**64 - 1), texts)
+@settings(max_examples=200, deadline=None)
+def test_finished(key, run_id, stimulus_id):
+    describe_type(int)
+    record = run(key, run_id=run_id, stimulus_id=stimulus_id)
+    assert pack_plain(record) == by_stock(record)
+
+
+@given(keys, texts)
+@settings(max_examples=200, deadline=None)
+def test_dropped(key, stimulus_id):
+    state = WorkerState(nthreads=1)
+    run(key, state=state)
+    (record,) = state.free_keys([key], stimulus_id)
+    assert type(record) is Dropped
+    assert pack_plain(record) == by_stock(record)
+
+
+@given(keys, texts)
+@settings(max_examples=200, deadline=None)
+def test_held(key, stimulus_id):
+    state = WorkerState(nthreads=1, address="tcp://10.0.0.1:1")
+    peer = "tcp://10.0.0.2:2"
+    needed = {key: [peer]}, {key: 1}
+    state.compute_task("needs it", 1, (0,), "spec", *needed, {}, False, {}, None, "compute")
+    records = state.data_arrived(peer, 1, {key: 1}, stimulus_id)
+    (record,) = (record for record in records if type(record) is Held)
+    assert pack_plain(record) == by_stock(record)
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"a": 1, "b": [1.5, None, {"c": (b"d",)}]}, {"x" * 5000: "y" * 5000}]
+)
+def test_finished_with_metadata_and_no_times(metadata):
+    describe_type(int)
+    state = WorkerState(nthreads=1)
+    state.compute_task("x", 1, (0,), "spec", None, None, {}, False, {}, None, "s")
+    state.tasks["x"].metadata = metadata
+    (record,) = state.task_done("x", 1, 1, float("nan"), float("nan"), 28, int, "s")
+    assert record.metadata == metadata or not metadata
+    assert pack_plain(record) == by_stock(record)
+
+
+def test_metadata_that_is_not_plain():
+    describe_type(int)
+    state = WorkerState(nthreads=1)
+    state.compute_task("x", 1, (0,), "spec", None, None, {}, False, {}, None, "s")
+    state.tasks["x"].metadata = {"x": {1, 2}}
+    (record,) = state.task_done("x", 1, 1, 1.0, 2.0, 28, int, "s")
+    assert pack_plain(record) is None
+
+
+class Refuses(type):
+    """A metaclass whose types have a hash and an equality that must not be asked for."""
+
+    def __hash__(cls):
+        raise AssertionError("hash")
+
+    def __eq__(cls, other):
+        raise AssertionError("eq")
+
+
+def test_a_type_is_looked_up_without_asking_it_anything():
+    class Odd(metaclass=Refuses):
+        pass
+
+    record = run("x", Odd())
+    assert pack_plain(record) is None  # not described so far
+    pickled, name, cls = describe_type(Odd)
+    assert cls is Odd and "Odd" in name
+    assert pack_plain(record) == by_stock(record)
+    assert msgpack.unpackb(pack_plain(record))["type"] == pickled
+
+
+def test_many_types_do_not_pile_up_nor_mix():
+    for i in range(2500):
+        cls = type(f"Type{i}", (), {})
+        describe_type(cls)
+        record = run("x", cls())
+        assert f"Type{i}" in msgpack.unpackb(pack_plain(record))["typename"]
