@@ -77,6 +77,7 @@ def drain(far: socket.socket) -> None:
 @pytest.mark.parametrize("n", [1, 100, 1000])
 def test_report(versus: Versus, n: int) -> None:
     records = finished(n)
+    batches = max(1, 500 // n)
     instructions: list[Instruction] = to_instructions(records)
     with connection() as (loop, comm, far), connection() as (_, stock_comm, stock_far):
         asyncio.set_event_loop(loop)
@@ -92,14 +93,16 @@ def test_report(versus: Versus, n: int) -> None:
         sock = stock_comm.stream.socket
 
         def stock() -> None:
-            frames = dumps([instruction.to_dict() for instruction in instructions])
-            frames, _, _ = _add_frames_header(frames)
-            assert sock.send(b"".join(frames)) > n
+            for _ in range(batches):
+                frames = dumps([instruction.to_dict() for instruction in instructions])
+                frames, _, _ = _add_frames_header(frames)
+                assert sock.send(b"".join(frames)) > n
 
         def ours() -> None:
-            for record in records:
-                outbox.add_record(record)
-            outbox.push()
+            for _ in range(batches):
+                for record in records:
+                    outbox.add_record(record)
+                outbox.push()
 
         def prepare_stock() -> tuple[()]:
             drain(stock_far)
@@ -113,7 +116,7 @@ def test_report(versus: Versus, n: int) -> None:
             f"outbox: report {n} finished",
             stock=Side(prepare_stock, stock),
             ours=Side(prepare_ours, ours),
-            per=n,
+            per=n * batches,
         )
         metrics = outbox.metrics
         assert not metrics["waiting_messages"] and not metrics["socket_full"]

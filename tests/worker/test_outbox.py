@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import operator
 
-import distributed
 import pytest
 from distributed.comm import CommClosedError, connect, listen
 from distributed.utils_test import gen_cluster, gen_test
+from worker_clusters import gate, until
 
 import fastworker
 from fastworker.comm.outbox import Outbox
@@ -123,17 +123,19 @@ async def test_a_worker_that_has_time_waits_for_no_timer(c, s, a):
     config={"distributed.scheduler.worker-saturation": "inf"},  # send all tasks at once
 )
 async def test_a_worker_that_is_full_collects(c, s, a):
-    release = distributed.Event()
-    await c.submit(operator.add, 1, 1)
-    a.batched_stream.interval = NEVER
-    quick = [c.submit(operator.add, i, 1, priority=10 - i, pure=False) for i in range(5)]
-    slow = c.submit(lambda event: event.wait(), release)
-    while any(a.state.tasks.get(f.key) is None or f.key not in a.data for f in quick):
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
-    held_back = [m["key"] for m in a.batched_stream.buffer if m["op"] == "task-finished"]
-    # The first is reported at once: nothing has been sent for long
-    assert set(held_back) <= {f.key for f in quick} and len(held_back) >= 3
-    await release.set()
-    assert await c.gather(quick) == [1, 2, 3, 4, 5]
-    assert await slow
+    with gate("first") as first, gate("last") as last:
+        before = c.submit(first.pass_through, priority=100)
+        await until(first.entered.is_set)
+        quick = [c.submit(operator.add, i, 1, priority=10, pure=False) for i in range(5)]
+        after = c.submit(last.pass_through)
+        await until(lambda: after.key in a.state.tasks)
+        a.batched_stream.interval = NEVER
+        first.opened.set()
+        await until(last.entered.is_set)
+        await asyncio.sleep(0.05)
+        # At no moment was there a free thread
+        held_back = [m["key"] for m in a.batched_stream.buffer if m["op"] == "task-finished"]
+        assert sorted(held_back) == sorted([before.key, *(f.key for f in quick)])
+        last.opened.set()
+        assert await c.gather(quick) == [1, 2, 3, 4, 5]
+        await after
