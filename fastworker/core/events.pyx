@@ -159,7 +159,7 @@ cdef class Events(Machine):
         if ts.previous_ != EXECUTING and ts.previous_ != LONG_RUNNING:
             ts.resource_restrictions_ = resource_restrictions
 
-        if self.validate:
+        if self.validate and (who_has or nbytes):
             expect(who_has.keys() == nbytes.keys(), who_has)
             for workers in who_has.values():
                 expect(bool(workers) and len(workers) == len(set(workers)), who_has)

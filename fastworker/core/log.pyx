@@ -246,6 +246,10 @@ cdef object read_event(object entry):
     fields = dict(zip(EVENT_FIELDS[cls], values, strict=True))
     if "data" in fields:
         fields["data"] = dict.fromkeys(fields["data"])
+    if cls is ComputeTaskEvent:
+        # The native entry is spared the making of empty dicts
+        fields["who_has"] = fields["who_has"] or {}
+        fields["nbytes"] = fields["nbytes"] or {}
     event = cls(stimulus_id=stimulus_id, **fields, **WITHOUT_PAYLOAD.get(cls, {}))
     event.handled = handled
     return event

@@ -140,10 +140,6 @@ cdef class WorkerState(Events):
             self.begin()
             if type(priority) is list:
                 priority = tuple(priority)
-            if who_has is None:
-                who_has = {}
-            if nbytes is None:
-                nbytes = {}
             self.stimulus_log.entries.append((
                 ComputeTaskEvent, self.now, stimulus_id, key, run_id, who_has, nbytes, priority,
                 resource_restrictions, actor, annotations, span_id,

@@ -20,22 +20,22 @@ class Contexts:
     spawns belong to its span. To enter both takes longer than most of the tasks that this is for;
     so it is done once for each span, and what tasks get is a copy.
 
-    Belongs to one thread.
+    Belongs to one thread. `base` is to be copied and not to be run in.
     """
 
     def __init__(self, base: Context, extras: list[tuple[Any, float, str]]) -> None:
         def collect(label: Any, value: float, unit: str) -> None:
             extras.append((label, value, unit))
 
-        self._base = base.copy()
+        self.base = base.copy()
         self._metering = context_meter.add_callback(collect)
-        self._base.run(self._metering.__enter__)
+        self.base.run(self._metering.__enter__)
         self._spans: dict[Any, tuple[Context, Any]] = {}
 
     def get(self, span: Any) -> Context:
         """A context for one task of this span: the value of its annotation ``span``, or None."""
         if span is None:
-            return self._base.copy()
+            return self.base.copy()
         try:
             ids = span["ids"]
             known = self._spans.get(ids)
@@ -45,7 +45,7 @@ class Contexts:
         if known is None:
             if len(self._spans) >= MAX_SPANS:
                 self._leave(*self._spans.pop(next(iter(self._spans))))
-            context = self._base.copy()
+            context = self.base.copy()
             annotation = dask.annotate(span=span)
             context.run(annotation.__enter__)
             known = self._spans[ids] = (context, annotation)
@@ -53,7 +53,7 @@ class Contexts:
 
     def run(self, what: Callable[[], Any]) -> Any:
         """Call something that is not a task, and may report too."""
-        return self._base.copy().run(what)
+        return self.base.copy().run(what)
 
     @staticmethod
     def _leave(context: Context, annotation: Any) -> None:
@@ -63,4 +63,4 @@ class Contexts:
         """Undo what was entered."""
         while self._spans:
             self._leave(*self._spans.popitem()[1])
-        self._base.run(self._metering.__exit__, None, None, None)
+        self.base.run(self._metering.__exit__, None, None, None)

@@ -16,6 +16,7 @@ cdef class Runner:
     cdef dict thread_state  # distributed's thread-local variables of the task
     cdef dict pool_state  # and of the thread pool
     cdef object contexts  # Contexts: where tasks run
+    cdef object base  # a contextvars.Context that tasks of no span get a copy of
     cdef object home  # Context: where results are stored
     cdef ExecuteMetrics metrics
     cdef list extras  # (label, value, unit) reported with context_meter for the task in hand
@@ -31,11 +32,13 @@ cdef class Runner:
     cdef bint ran  # its code has been called
     # Seconds since the epoch: when it could run, was begun, was called, returned, was left
     cdef double when, began, start, stop, left
+    cdef double processor  # what the processor clock of the thread said last, in seconds
     cdef double cpu  # seconds on the processor in the call
     cdef double reported, around  # seconds in `extras`: from inside the call, from before and after
     cdef Sample sample  # what has been read of the inputs
 
     cdef int take(self, Run run) except -1
+    cdef int read_processor(self) noexcept
     cdef int read_absent(self) except -1
     cdef int measure(self, Outcome how) except -1
     cdef Run run_one(self)
