@@ -150,6 +150,8 @@ def test_work_with_other_data(data: Any) -> None:
         nthreads=ONE_WORKER,
         Worker=fastworker.Worker,
         worker_kwargs={"data": data, "memory_limit": 1000 * KIB},
+        config=SPILLING,
+        timeout=60,
     )
     async def run(c: Any, s: Any, a: Any) -> None:
         assert type(a.data) is data
