@@ -321,9 +321,10 @@ cdef class Runner:
                 key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
                 type=cls, stimulus_id=stimulus_id,
             ))
-        self.engine.after(others, following is None)
         if self.engine.memory is not None and self.engine.memory.over_target:
+            # Before the scheduler hears of the result, or it would send more while there is no room
             self.spill(span_id, prefix)
+        self.engine.after(others, following is None)
         return following
 
     cdef int spill(self, object span_id, object prefix) except -1:
