@@ -4,7 +4,8 @@
 branches an input takes. An input is frames with SEPARATOR between them, or, after HEAD, the head
 of a message as it is on the wire.
 
-    python coverage_fuzzer.py CORPUS [libFuzzer's options]
+    python coverage_fuzzer.py CORPUS [libFuzzer's options]     look for more
+    python coverage_fuzzer.py FILE [libFuzzer's options]       only this input again
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def one(data: bytes) -> None:
     compare(data.split(SEPARATOR))
 
 
-def main() -> None:
-    corpus = Path(sys.argv[1])
+def seed(corpus: Path) -> Path:
+    """Put the real messages into `corpus`; returns the file of words to make inputs from."""
     corpus.mkdir(parents=True, exist_ok=True)
     for i, frames in enumerate(REAL):
         (corpus / f"real-{i}").write_bytes(SEPARATOR.join(frames))
@@ -74,7 +75,15 @@ def main() -> None:
     words.write_text(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS)
     )
-    atheris.Setup([*sys.argv, f"-dict={words}"], one)
+    return words
+
+
+def main() -> None:
+    argv = sys.argv[:]
+    start = Path(argv[1])
+    if not start.is_file():
+        argv.append(f"-dict={seed(start)}")
+    atheris.Setup(argv, one)
     with inert():
         atheris.Fuzz()
 

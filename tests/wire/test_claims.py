@@ -10,7 +10,9 @@ from distributed.protocol.compression import compressions
 
 from fastworker.wire.claims import CLAIMS, check_claims
 
-FORMATS = sorted(set(CLAIMS) & set(compressions))
+FORMATS = sorted(set(CLAIMS) & set(compressions)) or [
+    pytest.param("lz4", marks=pytest.mark.skip("no format that makes claims is installed"))
+]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -82,7 +82,7 @@ messages = st.one_of(
 )
 
 
-@same_each_time(300)
+@same_each_time(150)
 @given(st.lists(messages, max_size=4))
 def test_made_up_messages(batch):
     frames = frames_of(batch)
@@ -119,7 +119,7 @@ def test_damaged_messages():
 
 
 def test_what_damaged_messages_allocate():
-    @same_each_time(1_000)
+    @same_each_time(400)
     @given(which=st.integers(0, 200), damages=st.lists(damages, min_size=1, max_size=4))
     def check(which, damages):
         frames = damaged(which, damages)
