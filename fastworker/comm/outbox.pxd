@@ -56,4 +56,5 @@ cdef class Outbox(Collector):
     cdef int leave_to_loop(self, Transport transport, Batch batch, list buffers) except -1
     cdef int release(self, Batch batch) except -1
     cdef int keep_in_log(self, object packed) except -1
+    cdef int make_room_in_log(self) except -1
     cdef int forget_oldest(self) except -1

@@ -154,7 +154,8 @@ cdef class Outbox(Collector):
         cdef bint asked
         pthread_mutex_lock(&self.lock)
         asked = self.armed or self.soon or self.ended
-        self.armed = True
+        if not asked:
+            self.armed = True
         pthread_mutex_unlock(&self.lock)
         if asked:
             return 0
@@ -336,6 +337,7 @@ cdef class Outbox(Collector):
         if messages is not None:
             n_bytes = future.result() or 0
             self.counts.sent += n_bytes
+            self.make_room_in_log()
             self.log.append(messages if n_bytes < MAX_LOG_BYTES else "large-message")
         self._resume(batch)
 
@@ -345,14 +347,17 @@ cdef class Outbox(Collector):
 
     cdef int keep_in_log(self, object packed) except -1:
         """For `recent_message_log`: bytes only, so that nothing of the user's is kept alive."""
-        cdef object log = self.log
-        if log.maxlen == 0:
+        self.make_room_in_log()
+        if self.log.maxlen == 0 or len(packed) > MAX_LOG_BYTES:
             return 0
-        if log.maxlen is not None and len(log) == log.maxlen:
-            self.forget_oldest()
-        log.append(packed)
+        self.log.append(packed)
         self.log_bytes += len(packed)
         while self.log_bytes > MAX_LOG_BYTES:
+            self.forget_oldest()
+        return 0
+
+    cdef int make_room_in_log(self) except -1:
+        if self.log.maxlen and len(self.log) == self.log.maxlen:
             self.forget_oldest()
         return 0
 

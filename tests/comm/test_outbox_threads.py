@@ -188,6 +188,19 @@ async def test_what_nobody_pushes_leaves_by_the_timer(address):
 
 
 @gen_test()
+async def test_the_timer_comes_again_after_a_flush_in_between():
+    async with Ends() as ends:
+        outbox = await started(ends, Outbox("200ms"))
+        for _ in range(2):
+            outbox.add_record(RescheduleMsg(stimulus_id="s", key="a"))
+            outbox.settle(True)  # leaves in the next round
+            outbox.send("b")  # needs no timer, unlike the next
+            assert (await ends.receive(2))[1] == "b"
+            outbox.send("c")
+            assert await ends.receive(1) == ["c"]
+
+
+@gen_test()
 async def test_due_by_size_and_by_age():
     async with Ends() as ends:
         outbox = await started(ends, Outbox(NEVER))
