@@ -120,6 +120,25 @@ async def test_closing_while_threads_send():
         assert len(received) + metrics["dropped"] == metrics["messages"] - 1
 
 
+class SendsAnother:
+    def __init__(self, outbox):
+        self.outbox = outbox
+
+    def __reduce__(self):
+        self.outbox.send({"x": ToPickle(self)})
+        return str, ("sent",)
+
+
+@gen_test()
+async def test_closing_ends_although_there_is_always_more():
+    async with Ends() as ends:
+        outbox = await started(ends, Outbox(NEVER))
+        outbox.send({"x": ToPickle(SendsAnother(outbox))})
+        await asyncio.wait_for(outbox.close(), 10)
+        assert await ends.receive(1) == [{"x": "sent"}]
+        assert outbox.metrics["dropped"] == 1
+
+
 @gen_test()
 async def test_closing_before_it_has_started():
     outbox = Outbox("2ms")
