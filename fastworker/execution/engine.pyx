@@ -11,7 +11,7 @@ from contextvars import copy_context
 from dask._task_spec import Task
 
 from distributed.worker import WORKER_ANY_RUNNING, _worker_cvar
-from distributed.worker_state_machine import SecedeEvent
+from distributed.worker_state_machine import RUN_ID_SENTINEL, SecedeEvent
 
 from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
@@ -147,14 +147,17 @@ cdef class Engine:
     cdef bint is_late(self, tuple stims) except -1:
         """Whether all there is to say is that a task has seceded which is over by now.
 
-        distributed leaves that to the event loop; the task's thread may be faster. The lock is
-        held.
+        distributed leaves that to the event loop; the task's thread may be faster. Of what was not
+        run here, it is an error. The lock is held.
         """
         cdef TaskState ts
         if len(stims) != 1 or type(stims[0]) is not SecedeEvent:
             return False
         ts = self.state.tasks.get(stims[0].key)
-        return ts is not None and ts.state_ in (MEMORY, ERROR, RELEASED)
+        return (
+            ts is not None and ts.run_id != RUN_ID_SENTINEL
+            and ts.state_ in (MEMORY, ERROR, RELEASED)
+        )
 
     # ------------------------------------------------------------------- from the event loop
 
