@@ -202,3 +202,14 @@ def test_values_are_let_go_at_once(tmp_path: Any) -> None:
         del blob
         way()
         assert gone() is None
+
+
+def test_failures_are_on_record_for_this_value_only(tmp_path: Any) -> None:
+    store = Store(str(tmp_path), 10**6)
+    assert store.fast.try_put("x", Blob("x", 100, pickles=False), 100)
+    assert store.evict() == -1 and store.logged_pickle_errors == {"x"}
+    assert store.fast.try_take("x") is None, "the record has to go too"
+    del store["x"]
+    assert not store.logged_pickle_errors
+    assert store.fast.try_put("x", Blob("x", 100), 100)
+    assert store.fast.try_take("x") is not None

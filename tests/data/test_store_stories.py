@@ -132,7 +132,7 @@ class Side:
             "on disk": store._slow_uncached.weight_by_key,
             "spilled": store.spilled_total,
             "files": len(list(Path(store._slow_uncached.d.directory).iterdir())),
-            "unpicklable": store.logged_pickle_errors & set(store),
+            "unpicklable": store.logged_pickle_errors,
             "metrics": {
                 name: value
                 for name, value in store.cumulative_metrics.items()
