@@ -35,6 +35,7 @@ cdef class Engine:
     cdef int tell_watchers(self, object key, object event) except -1
     cdef bint is_late(self, tuple stims) except -1
     cdef int leave_to_loop(self, object event) except -1
+    cdef int end_loop(self, object key, object error) except -1
     cdef int after(self, list others, bint idle) except -1
     cdef int follow(self, list others) except -1
     cpdef compute(

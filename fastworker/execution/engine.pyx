@@ -21,6 +21,7 @@ from fastworker.data.memory cimport Memory
 from fastworker.wire.messages cimport ComputeTask, FreeKeys
 
 from fastworker.core.records import to_instructions
+from fastworker.execution import outcome
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
@@ -237,6 +238,19 @@ cdef class Engine:
     cdef int leave_to_loop(self, object event) except -1:
         """An event that the event loop has to handle, since a plugin is to be told of it there."""
         self.loop.call_soon_threadsafe(self.worker.handle_stimulus, event)
+        return 0
+
+    cdef int end_loop(self, object key, object error) except -1:
+        """Have SystemExit or KeyboardInterrupt of a task end the event loop, and the process.
+
+        It comes up where it does when the event loop executes a task: in an asyncio task and once
+        more in what is called at the end of that. Whoever runs the loop cancels what is left on it
+        after the first time; were there no second, the worker would find time to close down in good
+        order and take its nanny along, which is to start another one.
+        """
+        self.loop.call_soon_threadsafe(
+            self.worker._start_async_instruction, f"execute({key!r})", outcome.throw, error
+        )
         return 0
 
     # ------------------------------------------------------------------- for the worker

@@ -72,6 +72,6 @@ def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMa
     )
 
 
-def throw(error: BaseException) -> NoReturn:
+async def throw(error: BaseException) -> NoReturn:
     """Raise in the event loop what a thread must not swallow."""
     raise error

@@ -50,17 +50,22 @@ class PullThreadPoolExecutor(ThreadPoolExecutor):
     def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
         super().__init__(max_workers, thread_name_prefix=thread_name_prefix)
         self._work_queue = WorkQueue()
+        # So that two that find a thread missing do not both add one. The engine comes here with the
+        # core's lock, `submit` and `secede` with locks of their own. Reentrant, since an object
+        # that is let go on the way may submit something.
+        self._adjust_lock = threading.RLock()
 
     def _adjust_thread_count(self) -> None:
-        if len(self._threads) < self._max_workers:
-            thread = threading.Thread(
-                target=pull,
-                name=f"{self._thread_name_prefix}-{os.getpid()}-{next(self._counter)}",
-                args=(self,),
-                daemon=True,
-            )
-            self._threads.add(thread)
-            thread.start()
+        with self._adjust_lock:
+            if len(self._threads) < self._max_workers:
+                thread = threading.Thread(
+                    target=pull,
+                    name=f"{self._thread_name_prefix}-{os.getpid()}-{next(self._counter)}",
+                    args=(self,),
+                    daemon=True,
+                )
+                self._threads.add(thread)
+                thread.start()
 
 
 def pull(pool: PullThreadPoolExecutor) -> None:

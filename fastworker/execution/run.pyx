@@ -340,15 +340,19 @@ cdef class Runner:
     cdef Run fail(self, object error):
         """The exception is being handled: its traceback is taken from there."""
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            # As asyncio does: they end the event loop, and with it the worker
-            self.engine.loop.call_soon_threadsafe(outcome.throw, error)
+            self.engine.end_loop(self.key, error)
             self.drop()
             return None
         if self.ran:
             delay = self.engine.worker.scheduler_delay
-            event = outcome.raised(
-                error, self.ts, self.run_id, self.run_spec, self.start + delay, self.stop + delay
-            )
+            try:
+                event = outcome.raised(
+                    error, self.ts, self.run_id, self.run_spec, self.start + delay,
+                    self.stop + delay,
+                )
+            except Exception as unexpected:  # there are errors without a repr, for example
+                begin_traceback_with_task(unexpected)
+                event = outcome.could_not_start(unexpected, self.ts, self.run_id)
         else:
             event = outcome.could_not_start(error, self.ts, self.run_id)
         return self.end(event)
