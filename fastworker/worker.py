@@ -99,12 +99,15 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
     def _make_engine(self) -> Engine | None:
         """What runs plain tasks without the event loop, in threads of its own.
 
-        None where everything goes the way of stock: with a state machine or a default executor of
-        the user's, or a subclass that has its own idea of how to execute a task.
+        None where everything goes the way of stock: with a state machine, a default executor or a
+        mapping for results of the user's, or a subclass that has its own idea of how to execute a
+        task. A state machine derived from ours is the user's too. What is the user's may have been
+        written for the thread of the event loop, and no other.
         """
         pool = self.executors["default"]
         if (
-            not isinstance(self.state, WorkerState)
+            type(self.state) is not WorkerState
+            or type(self.data) not in (Store, dict)
             or type(pool) is not ThreadPoolExecutor
             or type(self).execute is not Worker.execute
             or type(self).handle_stimulus is not Worker.handle_stimulus
