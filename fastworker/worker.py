@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable, Iterator
-from inspect import isawaitable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import dask
@@ -13,8 +13,10 @@ import distributed
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
 from distributed.core import Status
+from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
 from distributed.threadpoolexecutor import ThreadPoolExecutor
+from distributed.utils import iscoroutinefunction
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
@@ -44,7 +46,8 @@ from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
 
-logger = logging.getLogger("distributed.worker")
+#: Says of the scheduler's stream what stock's servers say of theirs.
+logger = logging.getLogger("distributed.core")
 
 #: Where a worker looks for a scheduler if nobody says anything else.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
@@ -190,7 +193,12 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
         logger.info("Starting established connection to %s", comm.peer_address)
         try:
             while True:
-                for message in await comm.read():
+                try:
+                    messages = await comm.read()
+                except CommClosedError:
+                    logger.info("Connection to %s has been closed.", comm.peer_address)
+                    return
+                for message in messages:
                     if type(message) in NATIVE:
                         self._handle_native(message)
                     elif message == "OK":
@@ -199,13 +207,13 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
                         logger.info("Received 'close-stream' from %s; closing.", comm.peer_address)
                         return
                     else:
-                        done = self.stream_handlers[message.pop("op")](**message)
-                        if isawaitable(done):
-                            await done
+                        handler = self.stream_handlers[message.pop("op")]
+                        if iscoroutinefunction(handler):
+                            await handler(**message)
+                        else:
+                            handler(**message)
                 # Others have something to do too
                 await asyncio.sleep(0)
-        except CommClosedError:
-            logger.info("Connection to %s has been closed.", comm.peer_address)
         finally:
             await comm.close()
 
@@ -262,6 +270,21 @@ class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
             self.loop.call_later(
                 REMOVE_AGAIN_AFTER, self._handle_remove_replicas, in_use, stimulus_id
             )
+
+    # To the scheduler
+
+    def log_event(self, topic: str | Collection[str], msg: Any) -> None:
+        """Log an event under a topic, or several, at the scheduler. May be called in any thread.
+
+        What a task logs, or prints where that is forwarded, reaches the scheduler before the news
+        of its end.
+
+        Raises TypeError if msgpack does not know what to do with ``msg``.
+        """
+        if not _is_dumpable(msg):
+            raise TypeError(f"Message must be msgpack serializable, not {type(msg)}")
+        with contextlib.suppress(CommClosedError):  # closed since batched_send has looked
+            self.batched_send({"op": "log-event", "topic": topic, "msg": msg})
 
     # Results
 
