@@ -21,7 +21,11 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.verbs import checks
-from fastworker.verbs.steering import Steering, new_stimulus_id
+from fastworker.verbs.steering import (
+    Steering,
+    new_stimulus_id,
+    undisturbed,
+)
 from fastworker.views import by_priority
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ class DataVerbs(Steering):
         """The keys whose data is here."""
         return list(self.data)
 
+    @undisturbed
     def update_data(
         self,
         data: Mapping[Key, Any],
@@ -103,6 +108,7 @@ class DataVerbs(Steering):
             self._follow([AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
         return answer
 
+    @undisturbed
     def delete_data(self, keys: Collection[Key], report: bool = True) -> dict[str, str]:
         """Drop data; the scheduler is told unless it is not to be.
 
@@ -124,6 +130,7 @@ class DataVerbs(Steering):
         )
         return {"status": "OK"}
 
+    @undisturbed
     def ensure_communicating(self) -> None:
         """Ask peers for the data that is needed, as far as the limits on transfers allow."""
         self._check_usable()
@@ -190,6 +197,7 @@ class DataVerbs(Steering):
                 return await asyncio.shield(transfer)
         return None
 
+    @undisturbed
     def handle_missing_dep(self, deps: Collection[Key]) -> None:
         """Ask the scheduler who holds these keys; they are fetched once it has answered.
 
@@ -204,6 +212,7 @@ class DataVerbs(Steering):
             stimulus_id = new_stimulus_id("handle-missing-dep")
             self._follow([RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
 
+    @undisturbed
     def update_who_has(self, who_has: Mapping[Key, Collection[str]]) -> None:
         """Replace what is known of the holders of these keys.
 
@@ -217,6 +226,7 @@ class DataVerbs(Steering):
         stimulus_id = new_stimulus_id("update-who-has")
         self.handle_stimulus(RefreshWhoHasEvent(who_has=holders, stimulus_id=stimulus_id))
 
+    @undisturbed
     def select_keys_for_gather(self, worker: str, dep: Key) -> tuple[list[Key], int]:
         """What would be fetched together with ``dep`` if ``worker`` were asked for it now.
 

@@ -23,7 +23,13 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.verbs import checks
-from fastworker.verbs.steering import BUSY, Steering, new_stimulus_id, wanted_here
+from fastworker.verbs.steering import (
+    BUSY,
+    Steering,
+    new_stimulus_id,
+    undisturbed,
+    wanted_here,
+)
 from fastworker.views import DEPENDENCY_STATES, TRANSITIONS
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ class Moves(Steering):
         def ensure_communicating(self) -> None: ...
         def put_key_in_memory(self, key: Key, value: Any) -> None: ...
 
+    @undisturbed
     def transition(
         self,
         key: Key,
@@ -114,6 +121,7 @@ class Moves(Steering):
         else:
             self._move_to_forgotten(ts, stimulus_id)
 
+    @undisturbed
     def transition_dep(self, dep: Key, finish_state: str, **details: Any) -> None:
         """The same for a key that is wanted as an input: it cannot be made to run.
 

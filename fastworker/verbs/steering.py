@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dask.typing import Key
 from distributed.metrics import time
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from fastworker.core import TaskState, WorkerState
     from fastworker.execution.engine import Engine
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 #: A task in one of these states has been given to this worker to run, and has not run yet.
 PROCESSING = frozenset({"constrained", "executing", "long-running", "ready", "waiting"})
 
@@ -49,6 +53,18 @@ def wanted_here(ts: TaskState) -> bool:
 def users(ts: TaskState) -> list[TaskState]:
     """The tasks to be run on this worker that take ``ts`` as an input."""
     return [dependent for dependent in ts.dependents if dependent.state in PROCESSING]
+
+
+def undisturbed(verb: F) -> F:
+    """No thread that finishes a task changes the state while a verb looks at it and acts on it."""
+
+    @wraps(verb)
+    def locked(self: Steering, *args: Any, **kwargs: Any) -> Any:
+        # A state machine of the user's has no lock, and no threads that would change it
+        with getattr(self.state, "lock", nullcontext()):
+            return verb(self, *args, **kwargs)
+
+    return cast(F, locked)
 
 
 class Steering:

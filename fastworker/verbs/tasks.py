@@ -29,6 +29,7 @@ from fastworker.verbs.steering import (
     PROCESSING,
     Steering,
     new_stimulus_id,
+    undisturbed,
     users,
     wanted_here,
 )
@@ -47,6 +48,7 @@ class TaskVerbs(Steering):
 
         async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
 
+    @undisturbed
     def add_task(
         self,
         key: Key,
@@ -205,6 +207,7 @@ class TaskVerbs(Steering):
             ]
         )
 
+    @undisturbed
     def release_key(
         self, key: Key, cause: Key | None = None, reason: str | None = None, report: bool = True
     ) -> None:
@@ -232,6 +235,7 @@ class TaskVerbs(Steering):
         self.state.log.append((key, "release-key", cause, reason, stimulus_id, time()))
         self._release([ts], report, stimulus_id)
 
+    @undisturbed
     def release_dep(self, dep: Key, report: bool = True) -> None:
         """Let go of an input, and with it of the tasks that are yet to run here and need it.
 
@@ -244,6 +248,7 @@ class TaskVerbs(Steering):
             self._check_unused(user, but_for=needing)
         self._release([*needing, ts], report, new_stimulus_id("release-dep"))
 
+    @undisturbed
     def ensure_computing(self) -> None:
         """Start as many ready tasks as there are threads and resources for."""
         self._check_usable()
@@ -312,6 +317,7 @@ class TaskVerbs(Steering):
             )
         raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
 
+    @undisturbed
     def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:
         """Take ``value`` for the result of ``key``. Does nothing if its result is here already.
 
@@ -335,6 +341,7 @@ class TaskVerbs(Steering):
         if report and known is not None and known.state == "memory":
             self._report_result(known, ran_here, stimulus_id)
 
+    @undisturbed
     def send_task_state_to_scheduler(self, key: Key) -> None:
         """Tell the scheduler, again, how a task ended: with a result or with an exception.
 
