@@ -45,7 +45,8 @@ cdef class Machine(Planner):
     cdef bint find_hooks(self) except -1:
         """Whether a plugin wants to know of transitions; which, is in `hooks`."""
         self.hooks = None
-        for name, plugin in self.plugins.items():
+        # A copy: the event loop adds plugins without the lock
+        for name, plugin in self.plugins.copy().items():
             if getattr(type(plugin), "transition", None) is not NO_HOOK or (
                 "transition" in getattr(plugin, "__dict__", ())
             ):
