@@ -123,6 +123,8 @@ class Session:
             *("-o", "addopts=--verbose --strict-markers -p no:legacypath", "--durations=20"),
             *("--runslow", "--timeout", str(self.timeout), "--timeout-method", "signal"),
             *("-o", f"faulthandler_timeout={self.timeout + GRACE // 2}", "--color=no"),
+            # Python 3.11 may refuse to parse a source for a traceback when the stack is deep.
+            "--tb=native",
             *("--fastworker", classes),
             *("--fastworker-record", str(record), "--fastworker-skip", str(skip)),
             *self.pytest_args,
