@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-OVERHEAD = sys.getsizeof(type("Empty", (), {"__slots__": ("x",), "__sizeof__": lambda self: 0})())
+OVERHEAD = sys.getsizeof(
+    type("Empty", (), {"__slots__": ("__weakref__", "x"), "__sizeof__": lambda self: 0})()
+)
 
 
 class Refused(Exception):

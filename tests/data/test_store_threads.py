@@ -333,7 +333,7 @@ class Owner(threading.Thread):
         key = rng.choice(self.keys)
         what = rng.random()
         if what < 0.35:
-            nbytes = rng.choice((30, 100, 300, 1200))
+            nbytes = rng.choice((40, 100, 300, 1200))
             value = Blob((key, version), nbytes, pickles=nbytes > 100 or rng.random() < 0.98)
             if rng.random() < 0.3 or not store.fast.try_put(key, value, nbytes):
                 store[key] = value
