@@ -114,7 +114,6 @@ def test_damaged_messages():
     # A test in which nothing got through, or everything did, would prove nothing
     assert outcomes["same"] > 150
     assert outcomes["refused"] > 1_000
-    assert outcomes["unloadable"] + outcomes["unloadable elsewhere"] > 0
     assert outcomes["stricter"] < 300
 
 
