@@ -9,7 +9,9 @@ import asyncio
 import inspect
 import os
 import re
+import sys
 import threading
+import weakref
 from contextvars import ContextVar
 
 import distributed
@@ -427,6 +429,50 @@ async def test_what_a_task_logs_comes_before_its_end(c, s, a):
         assert [event for _, event in s.get_events("first")][-2:] == [2, "2"]
         assert len(s.get_events("first")) == 6 * i
         assert len(s.get_events("second")) == 3 * i
+
+
+class Watched:
+    """An object of which it is known whether it still exists."""
+
+    alive: weakref.WeakSet[Watched] = weakref.WeakSet()
+
+    def __init__(self):
+        self.alive.add(self)
+
+
+def with_one_more(x=None, fail=False):
+    local = Watched()
+    if fail:
+        raise ValueError("with a local variable")
+    return local
+
+
+@pytest.mark.parametrize("fail", [False, True])
+@as_stock()
+async def test_nothing_is_held_of_a_task_that_is_over(c, s, a, *, fail):
+    """Its inputs, its result or the variables of its frames; by a thread that waits for work."""
+    x = c.submit(with_one_more, key="x")
+    y = c.submit(with_one_more, x, fail, key="y")
+    await distributed.wait(y)
+    assert y.status == ("error" if fail else "finished")
+    assert Watched.alive
+    del x, y
+    await until(lambda: not a.state.tasks)
+    await until(lambda: not Watched.alive)
+
+
+@as_stock()
+async def test_an_error_is_not_in_the_way_of_the_next_task(c, s, a):
+    with gate("errors") as g:
+        held = c.submit(g.pass_through, key="held")
+        await until(g.entered.is_set)
+        bad = c.submit(raise_it, ValueError, key="bad", priority=1)
+        next_one = c.submit(lambda: sys.exc_info(), key="next")
+        await until(lambda: len(a.state.ready) == 2)
+        g.opened.set()
+        await held
+        assert await next_one == (None, None, None)
+        assert bad.status == "error"
 
 
 # --------------------------------------------------------------------- which task, and when
