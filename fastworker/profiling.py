@@ -14,6 +14,8 @@ from dask.utils import key_split
 from distributed import profile
 from distributed.metrics import time
 
+from fastworker.execution.frames import current_frames
+
 #: The frames that stand right below those of a task, by how the names of their files end: of what
 #: distributed runs tasks with, any; of what runs plain tasks, that of one function.
 WORKER = "distributed/worker.py"
@@ -47,7 +49,7 @@ class Profiling:
             before = self.active_threads.copy()
             if not before:
                 return {}
-            frames = sys._current_frames()
+            frames = current_frames()
             after = self.active_threads.copy()
         # A frame belongs to the task if the thread was at it both before and after it was taken
         return {

@@ -1,0 +1,3 @@
+from types import FrameType
+
+def current_frames() -> dict[int, FrameType]: ...
