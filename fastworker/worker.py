@@ -34,6 +34,7 @@ from fastworker.core import WorkerState
 from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
+from fastworker.heartbeat import Heartbeat
 from fastworker.metrics import Metrics
 from fastworker.profiling import Profiling
 from fastworker.spans import SpansExtension
@@ -65,7 +66,7 @@ NAMED_KEYS_CHARS = 80
 NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
 
-class Worker(Verbs, StateViews, Metrics, Profiling, distributed.Worker):
+class Worker(Verbs, StateViews, Metrics, Profiling, Heartbeat, distributed.Worker):
     """``distributed.Worker`` on fastworker's native task state machine.
 
     Takes what ``distributed.Worker`` takes. With no address at all - neither an argument, nor a

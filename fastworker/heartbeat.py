@@ -1,0 +1,86 @@
+"""The heartbeat, by which the scheduler knows that the worker lives and how it is."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from distributed.metrics import time
+from distributed.utils_comm import retry_operation
+
+if TYPE_CHECKING:
+    from dask.typing import Key
+
+logger = logging.getLogger("distributed.worker")
+
+
+class Heartbeat:
+    """A mixin of ``fastworker.Worker``.
+
+    What ``distributed.Worker`` says is read off its state bit by bit, and to find a task there and
+    gone in the next moment closes the worker. Here threads that run tasks let go of them too.
+    """
+
+    if TYPE_CHECKING:
+        active_keys: set[Key]
+        bandwidth_types: dict[Any, Any]
+        bandwidth_workers: dict[Any, Any]
+        contact_address: str
+        extensions: dict[str, Any]
+        periodic_callbacks: dict[str, Any]
+        scheduler: Any
+        scheduler_delay: float
+        state: Any  # WorkerState of fastworker or of distributed
+
+        async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
+        async def get_metrics(self) -> dict[str, Any]: ...
+        def _update_latency(self, latency: float) -> None: ...
+
+    async def heartbeat(self) -> None:
+        """Tell the scheduler how the worker is, and learn the time from it.
+
+        Closes the worker if the scheduler does not know it, and raises, after closing it too,
+        what goes wrong here. That the scheduler does not answer is logged.
+        """
+        try:
+            start, answer, stop = await self._beat()
+            if answer["status"] == "missing":
+                logger.warning("The scheduler does not know this worker; closing")
+                await self.close(reason="worker-heartbeat-missing")
+                return
+            self._update_latency(stop - start)
+            self.scheduler_delay = answer["time"] - (start + stop) / 2
+            milliseconds = 1000 * answer["heartbeat-interval"]
+            self.periodic_callbacks["heartbeat"].callback_time = milliseconds
+            self.bandwidth_workers.clear()
+            self.bandwidth_types.clear()
+        except OSError:
+            logger.exception("No answer from the scheduler to a heartbeat")
+        except Exception:
+            logger.exception("Error in a heartbeat; closing")
+            await self.close(reason="worker-heartbeat-error")
+            raise
+
+    async def _beat(self) -> tuple[float, dict[str, Any], float]:
+        """The scheduler's answer, and when it was asked and when it answered, in seconds."""
+        start = time()
+        metrics = await self.get_metrics()
+        answer = await retry_operation(
+            self.scheduler.heartbeat_worker,
+            address=self.contact_address,
+            now=start,
+            metrics=metrics,
+            executing=self._seconds_running(start),
+            extensions={
+                name: extension.heartbeat()
+                for name, extension in self.extensions.items()
+                if hasattr(extension, "heartbeat")
+            },
+        )
+        return start, answer, time()
+
+    def _seconds_running(self, now: float) -> dict[Key, float]:
+        """For how long each task has run by now, in seconds."""
+        tasks = [self.state.tasks.get(key) for key in self.active_keys]
+        started = [(ts.key, ts.start_time) for ts in tasks if ts is not None]
+        return {key: now - start for key, start in started if start is not None}
