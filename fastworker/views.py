@@ -17,6 +17,8 @@ from distributed.worker_state_machine import WorkerState as StockWorkerState
 if TYPE_CHECKING:
     from fastworker.core import TaskState, WorkerState
 
+MISSING: Any = object()
+
 K = TypeVar("K")
 S = TypeVar("S")
 V = TypeVar("V")
@@ -48,7 +50,8 @@ DEPENDENCY_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
 class MappingView(Mapping[K, V], Generic[K, S, V]):
     """``source`` seen through ``value``, without the entries that ``keep`` refuses.
 
-    Iteration goes over a copy of the keys, so that the state may change under it.
+    Iteration goes over a copy of the keys, so that the state may change under it, and each answer
+    comes from one look at the source: threads that run tasks change it too.
     """
 
     __slots__ = ("_keep", "_source", "_value")
@@ -64,30 +67,29 @@ class MappingView(Mapping[K, V], Generic[K, S, V]):
         self._keep = keep
 
     def __getitem__(self, key: K) -> V:
-        # "in" first: some of the sources make up an entry for a key they do not have.
-        if key not in self._source:
+        # Not by item: some of the sources make up an entry for a key they do not have.
+        entry = self._source.get(key, MISSING)
+        if entry is MISSING:
             raise KeyError(key)
-        entry = self._source[key]
         if self._keep is not None and not self._keep(entry):
             raise KeyError(key)
         return self._value(entry)
 
     def __contains__(self, key: object) -> bool:
-        if key not in self._source:
-            return False
-        return self._keep is None or bool(self._keep(self._source[key]))  # type: ignore[index]
+        entry = self._source.get(key, MISSING)  # type: ignore[arg-type]
+        return entry is not MISSING and (self._keep is None or bool(self._keep(entry)))
 
     def __iter__(self) -> Iterator[K]:
         keep = self._keep
         if keep is None:
             return iter(list(self._source))
-        return iter([key for key, entry in list(self._source.items()) if keep(entry)])
+        return iter([key for key, entry in copied(self._source).items() if keep(entry)])
 
     def __len__(self) -> int:
         keep = self._keep
         if keep is None:
             return len(self._source)
-        return sum(1 for entry in list(self._source.values()) if keep(entry))
+        return sum(1 for entry in copied(self._source).values() if keep(entry))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({dict(self)!r})"
@@ -226,8 +228,14 @@ def _priority(ts: TaskState) -> tuple[Any, ...]:
     return ts.priority
 
 
+def copied(source: Mapping[K, S]) -> Mapping[K, S]:
+    """A copy of a dict, made in one operation: threads that run tasks may change it at any time."""
+    assert isinstance(source, dict)
+    return source.copy()
+
+
 def _keys(tasks: Iterable[TaskState]) -> frozenset[Key]:
-    return frozenset(ts.key for ts in tasks)
+    return frozenset(ts.key for ts in list(tasks))
 
 
 def _itself(entry: V) -> V:
