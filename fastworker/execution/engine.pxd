@@ -27,12 +27,18 @@ cdef class Engine:
     # Keys of tasks added by hand, whose run_spec is kept, for they may be moved by hand too. Added
     # to by the event loop's thread, looked at by any
     cdef set by_hand
-    cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}; `pop` is atomic
+    cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}
+    # How many tasks were put into the queue since somebody saw to it that there are threads for
+    # them. Added to under the lock; read and set back under the GIL, without a switch in between
+    cdef Py_ssize_t n_put
 
     cdef bint running(self) except -1
     cdef bint is_plain(self, TaskState ts) except -1
     cdef Run route(self, list records, bint take, list others)
-    cdef int tell_watchers(self, object key, object event) except -1
+    cdef int add_threads(self) except -1
+    cdef int call_loop(self, object callback, object arg) except -1
+    cdef list take_watchers(self, object key)
+    cdef int tell(self, list watchers, object event) except -1
     cdef bint is_late(self, tuple stims) except -1
     cdef int leave_to_loop(self, object event) except -1
     cdef int end_loop(self, object key, object error) except -1

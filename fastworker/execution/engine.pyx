@@ -7,6 +7,7 @@ comes after the lock has been let go.
 """
 
 from contextvars import copy_context
+from functools import partial
 
 from dask._task_spec import Task
 
@@ -132,18 +133,40 @@ cdef class Engine:
                     mine = <Run>record
                 else:
                     self.put(record)
-                    if len(self.pool._threads) < self.pool._max_workers:
-                        self.pool._adjust_thread_count()
+                    self.n_put += 1
             elif not self.outbox.add_record(record):
                 others.append(record)
         return mine
 
-    cdef int tell_watchers(self, object key, object event) except -1:
-        """Hand the event that ended a run, and has been handled, to whoever waits for it."""
-        cdef list futures = self.watchers.pop(key, None)
-        if futures is not None:
-            self.loop.call_soon_threadsafe(resolve, futures, event)
+    cdef int add_threads(self) except -1:
+        """See to it that there are threads for what `route` has put into the queue.
+
+        Not under the core's lock: a thread that starts may run a finalizer, and whoever starts it
+        waits for it.
+        """
+        cdef Py_ssize_t n
+        n, self.n_put = self.n_put, 0
+        while n > 0 and len(self.pool._threads) < self.pool._max_workers:
+            self.pool._adjust_thread_count()
+            n -= 1
         return 0
+
+    cdef int call_loop(self, object callback, object arg) except -1:
+        """Have the event loop call something; if it is closed, there is nobody to care any more."""
+        try:
+            self.loop.call_soon_threadsafe(callback, arg)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+        return 0
+
+    cdef list take_watchers(self, object key):
+        """Those who wait for the end of the present run of a task, or None; the lock is held."""
+        return self.watchers.pop(key, None) if self.watchers else None
+
+    cdef int tell(self, list watchers, object event) except -1:
+        """Hand them the event that ended the run, and has been handled."""
+        return self.call_loop(partial(resolve, watchers), event)
 
     cdef bint is_late(self, tuple stims) except -1:
         """Whether all there is to say is that a task has seceded which is over by now.
@@ -223,6 +246,8 @@ cdef class Engine:
         A worker with a free thread has no time to lose: what it reports is what it will be sent
         work for. One that is full collects its messages, as stock does.
         """
+        if self.n_put:
+            self.add_threads()
         if others:
             self.worker._follow(to_instructions(others))
         return self.outbox.settle(len(self.state.executing) < self.state.nthreads)
@@ -231,14 +256,15 @@ cdef class Engine:
 
     cdef int after(self, list others, bint idle) except -1:
         """After an event that was handled in a pull thread, which is `idle` from now on."""
+        if self.n_put:
+            self.add_threads()
         if others:
-            self.loop.call_soon_threadsafe(self.worker._follow, to_instructions(others))
+            self.call_loop(self.worker._follow, to_instructions(others))
         return self.outbox.settle(idle)
 
     cdef int leave_to_loop(self, object event) except -1:
         """An event that the event loop has to handle, since a plugin is to be told of it there."""
-        self.loop.call_soon_threadsafe(self.worker.handle_stimulus, event)
-        return 0
+        return self.call_loop(self.worker.handle_stimulus, event)
 
     cdef int end_loop(self, object key, object error) except -1:
         """Have SystemExit or KeyboardInterrupt of a task end the event loop, and the process.
@@ -248,10 +274,9 @@ cdef class Engine:
         after the first time; were there no second, the worker would find time to close down in good
         order and take its nanny along, which is to start another one.
         """
-        self.loop.call_soon_threadsafe(
-            self.worker._start_async_instruction, f"execute({key!r})", outcome.throw, error
+        return self.call_loop(
+            partial(self.worker._start_async_instruction, f"execute({key!r})", outcome.throw), error
         )
-        return 0
 
     # ------------------------------------------------------------------- for the worker
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
@@ -50,22 +52,62 @@ class PullThreadPoolExecutor(ThreadPoolExecutor):
     def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
         super().__init__(max_workers, thread_name_prefix=thread_name_prefix)
         self._work_queue = WorkQueue()
-        # So that two that find a thread missing do not both add one. The engine comes here with the
-        # core's lock, `submit` and `secede` with locks of their own. Reentrant, since an object
-        # that is let go on the way may submit something.
-        self._adjust_lock = threading.RLock()
+        # Guards `_threads`, but for the `remove` of distributed's `secede`. Whoever submits,
+        # secedes or finds more tasks than it can run itself adds threads, each of them under
+        # another lock or none. Reentrant: to make a thread may run the garbage collector. Those
+        # that start under it need nothing else to start, so that it may be taken under any lock;
+        # but not under the core's, which a finalizer may want in a thread that starts.
+        self._threads_lock = threading.RLock()
 
     def _adjust_thread_count(self) -> None:
-        with self._adjust_lock:
-            if len(self._threads) < self._max_workers:
-                thread = threading.Thread(
-                    target=pull,
-                    name=f"{self._thread_name_prefix}-{os.getpid()}-{next(self._counter)}",
-                    args=(self,),
-                    daemon=True,
-                )
-                self._threads.add(thread)
+        """Start a thread unless there are enough; none once the pool has been shut down.
+
+        Raises RuntimeError if the system has no more threads.
+        """
+        if self._shutdown or len(self._threads) >= self._max_workers:
+            return
+        thread = threading.Thread(
+            target=pull,
+            name=f"{self._thread_name_prefix}-{os.getpid()}-{next(self._counter)}",
+            args=(self,),
+            daemon=True,
+        )
+        with self._threads_lock:
+            if self._shutdown or len(self._threads) >= self._max_workers:
+                return
+            self._threads.add(thread)
+            try:
                 thread.start()
+            except BaseException:
+                self._threads.discard(thread)
+                raise
+
+    def shutdown(
+        self, wait: bool = True, timeout: float | None = None, *, cancel_futures: bool = False
+    ) -> None:
+        """Take nothing more; threads end when they have done what is in the queue.
+
+        Parameters
+        ----------
+        wait, timeout
+            Whether to wait for the threads, and for how many seconds in all. Not for those that
+            have seceded.
+        cancel_futures
+            Do not begin what is in the queue.
+        """
+        with self._shutdown_lock, self._threads_lock:
+            self._shutdown = True
+            threads = list(self._threads)
+        if cancel_futures:
+            while not self._work_queue.empty():
+                with suppress(Empty):
+                    item = self._work_queue.get_nowait()
+                    if item is not None and type(item) is not Run:
+                        item.future.cancel()
+        self._work_queue.put(None)
+        deadline = None if timeout is None else monotonic() + timeout
+        for thread in threads if wait else ():
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
 
 
 def pull(pool: PullThreadPoolExecutor) -> None:
@@ -107,7 +149,8 @@ def _make_room(pool: PullThreadPoolExecutor) -> bool:
         if not pool._rejoin_list:
             return False
         thread, event = pool._rejoin_list.pop()
-        pool._threads.add(thread)
-        pool._threads.remove(threading.current_thread())
+        with pool._threads_lock:
+            pool._threads.add(thread)
+            pool._threads.remove(threading.current_thread())
         event.set()
     return True

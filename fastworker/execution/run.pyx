@@ -109,18 +109,17 @@ cdef class Runner:
     cpdef run(self, Run first):
         """Run a task, and then whatever the core has for this thread, until there is nothing."""
         cdef Run following = first
-        self.state.enter()
         try:
-            self.take(first)
-        finally:
-            self.state.leave()
-        while following is not None:
+            self.state.enter()
             try:
+                self.take(first)
+            finally:
+                self.state.leave()
+            while following is not None:
                 following = self.run_one()
-            except BaseException as error:
-                # Not the task's fault: the state is broken
-                self.engine.loop.call_soon_threadsafe(self.engine.worker._fail_as_thread_did, error)
-                return
+        except BaseException as error:
+            # Not the task's fault: the state is broken
+            self.engine.call_loop(self.engine.worker._fail_as_thread_did, error)
 
     # ------------------------------------------------------------------------- one task
 
@@ -199,6 +198,7 @@ cdef class Runner:
         and whoever copies them does so in one operation too.
         """
         cdef object context
+        self.ts.start_time_ = self.began  # for who looks at active tasks while inputs are read in
         PySet_Add(self.active_keys, self.key)
         try:
             if self.absent is not None:
@@ -280,7 +280,7 @@ cdef class Runner:
         cdef double start = self.start + delay, stop = self.stop + delay
         cdef Run following = None
         cdef list others = []
-        cdef list records
+        cdef list records, watchers = None
         cdef TaskState ts = self.ts
         key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
         cls = type(value) if value is not None else None
@@ -289,6 +289,7 @@ cdef class Runner:
         stimulus_id = stamped("task-finished")
         self.state.enter()
         try:
+            watchers = self.engine.take_watchers(key)
             self.threads[key] = self.ident
             if self.state.find_hooks():
                 self.engine.leave_to_loop(ExecuteSuccessEvent(
@@ -316,8 +317,8 @@ cdef class Runner:
                 following = self.settle(records, others)
         finally:
             self.state.leave()
-        if self.engine.watchers:
-            self.engine.tell_watchers(key, ExecuteSuccessEvent(
+        if watchers is not None:
+            self.engine.tell(watchers, ExecuteSuccessEvent(
                 key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
                 type=cls, stimulus_id=stimulus_id,
             ))
@@ -361,10 +362,11 @@ cdef class Runner:
         """Let the core handle an event other than success that ends the run."""
         cdef Run following = None
         cdef list others = []
-        cdef list records
-        self.threads[self.key] = self.ident
+        cdef list records, watchers = None
         self.state.enter()
         try:
+            watchers = self.engine.take_watchers(self.key)
+            self.threads[self.key] = self.ident
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
             _held = self.drop()
             if self.state.find_hooks():
@@ -374,8 +376,8 @@ cdef class Runner:
                 following = self.settle(records, others)
         finally:
             self.state.leave()
-        if self.engine.watchers:
-            self.engine.tell_watchers(event.key, event)
+        if watchers is not None:
+            self.engine.tell(watchers, event)
         self.engine.after(others, following is None)
         return following
 
