@@ -10,7 +10,7 @@ import distributed
 import pytest
 from dask.utils_test import inc
 from distributed import Nanny, Reschedule, get_worker
-from distributed.utils_test import gen_cluster, wait_for_state
+from distributed.utils_test import freeze_batched_send, gen_cluster, wait_for_state
 from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, until
 
 import fastworker
@@ -184,6 +184,27 @@ async def test_the_holder_of_an_input_goes(c, s, a, b):
         await b.close()
         w.block_gather_dep.set()
         assert await y == 3
+
+
+@cluster()
+async def test_a_task_that_ends_when_it_was_taken_back(c, s, a, b):
+    """The holder of its input goes while the worker and the scheduler cannot hear each other."""
+    with gate("taken-back") as g:
+        with freeze_batched_send(b.batched_stream):
+            x = c.submit(inc, 1, key="x", workers=[a.address])
+            y = c.submit(g.pass_through, x, key="y", workers=[b.address])
+            await until(g.entered.is_set)
+            assert {ws.address for ws in s.tasks["x"].who_has} == {a.address}
+            with freeze_batched_send(s.stream_comms[b.address]):
+                await s.remove_worker(a.address, stimulus_id="remove-a")
+                assert s.tasks["x"].state == "no-worker"
+                assert s.tasks["y"].state == "waiting"
+                g.opened.set()
+                await wait_for_state("y", "memory", b)
+        await until(lambda: not b.state.tasks)
+    assert s.tasks["x"].state == "no-worker"
+    assert s.tasks["y"].state == "waiting"
+    assert y.status == "pending"
 
 
 @cluster()
