@@ -75,17 +75,33 @@ class Session:
         results = self.run(title, classes, tests)
         bad = [id for id, result in results.items() if result.bad and not expected(id)]
         for id in bad:
-            for attempt in range(2, retries + 2):
-                again = self.run(f"{title}-retry", classes, [id])
-                if id in again:
-                    results[id] = again[id]._replace(attempts=attempt)
-                if not results[id].bad:
-                    print(f"{title}: {id} passed at attempt {attempt}", flush=True)
-                    break
+            again = self.run_alone(title, classes, id, retries)
+            if again is not None:
+                results[id] = again._replace(attempts=again.attempts + 1)
+                if not again.bad:
+                    print(f"{title}: {id} passed at attempt {again.attempts + 1}", flush=True)
         counts = Counter(result.outcome for result in results.values())
         summary = ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
         print(f"{title}: {summary}", flush=True)
         return results
+
+    def run_alone(self, title: str, classes: str, id: str, times: int) -> Result | None:
+        """Run one test in a process of its own, up to ``times`` times or until it does not fail.
+
+        None if pytest does not find it by its id, which may have a random number in it.
+        """
+        result = None
+        for attempt in range(1, times + 1):
+            try:
+                results = self.run(f"{title}-retry", classes, [id])
+            except Broken as broken:
+                print(f"{title}: {id} cannot be run on its own: {broken!s:.200}", flush=True)
+                break
+            if id in results:
+                result = results[id]._replace(attempts=attempt)
+                if not result.bad:
+                    break
+        return result
 
     def run(self, title: str, classes: str, tests: list[str]) -> dict[str, Result]:
         """Run ``tests`` (files or ids) with ``classes`` in place.
