@@ -53,9 +53,12 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(start)
     def start_workers(**options: Any) -> None:
+        from fastworker.comm import use_configured
+
         _check_scheduler(options)
         _check_values(options)
         try:
+            use_configured()
             start(**options)
         except (OSError, ValueError) as error:
             logger.debug("Could not start", exc_info=True)

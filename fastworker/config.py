@@ -14,6 +14,8 @@ import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 
 LOW_LATENCY = "fastworker.low-latency"
+COMM = "fastworker.comm"
+COMMS = ("native", "tornado")
 
 DEFAULTS: dict[str, Any]
 (DEFAULTS,) = dask.config.collect_yaml([str(Path(__file__).with_name("fastworker.yaml"))])
@@ -59,6 +61,17 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, bool) or nbytes < 0:
         raise ValueError("a size of at least 0, such as '64 KiB'")
     return nbytes
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+def _comm(value: Any) -> str:
+    if value not in COMMS:
+        raise ValueError(" or ".join(COMMS))
+    name: str = value
+    return name
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -131,3 +144,56 @@ def checked(overrides: Mapping[str, Any]) -> dict[str, Any]:
             known = ", ".join(_READERS)
             raise TypeError(f"there is no low-latency setting {name!r}; there are {known}")
     return {name: read_one(name, value) for name, value in overrides.items()}
+
+
+_COMM_READERS: dict[str, Callable[[Any], Any]] = {
+    "max_frames": _whole(1),
+    "max_message_bytes": _optional(_nbytes),
+    "stall_timeout": _optional(_seconds),
+    "write_buffer": _nbytes,
+}
+
+
+@dataclass(frozen=True)
+class CommSettings:
+    """``fastworker.comm`` as numbers: times in seconds, sizes in bytes; None for no limit."""
+
+    max_frames: int
+    max_message_bytes: int | None
+    stall_timeout: float | None
+    write_buffer: int
+
+    @classmethod
+    def load(cls) -> CommSettings:
+        """What is configured. Raises ValueError for a bad value, naming its key."""
+        section = DEFAULTS["fastworker"]["comm"]
+        return cls(
+            **{
+                name: _read_comm(name.replace("_", "-"), read, section[name.replace("_", "-")])
+                for name, read in _COMM_READERS.items()
+            }
+        )
+
+
+def comm_choice() -> str:
+    """Which comm is configured, ``native`` or ``tornado``.
+
+    ``fastworker.comm`` itself may be one of these words instead of a section. Raises ValueError
+    for any other.
+    """
+    section = dask.config.get(COMM, None)
+    if isinstance(section, str):
+        if section not in COMMS:
+            raise ValueError(f"{COMM} must be {' or '.join(COMMS)}; got {section!r}")
+        return section
+    default = DEFAULTS["fastworker"]["comm"]["transport"]
+    choice: str = _read_comm("transport", _comm, default)
+    return choice
+
+
+def _read_comm(key: str, read: Callable[[Any], Any], default: Any) -> Any:
+    value = dask.config.get(f"{COMM}.{key}", default)
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"{COMM}.{key} must be {error}; got {value!r}") from None

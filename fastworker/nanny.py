@@ -6,6 +6,7 @@ from typing import Any
 
 import distributed
 
+from fastworker.comm import use_configured
 from fastworker.worker import Worker
 
 
@@ -20,4 +21,5 @@ class Nanny(distributed.Nanny):
     def __init__(
         self, *args: Any, worker_class: type[distributed.Worker] | None = None, **kwargs: Any
     ) -> None:
+        use_configured()
         super().__init__(*args, worker_class=worker_class or Worker, **kwargs)

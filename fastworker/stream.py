@@ -18,6 +18,7 @@ from distributed.comm.tcp import TCP, convert_stream_closed_error, read_bytes_rw
 from distributed.utils import offload
 from tornado.iostream import StreamClosedError
 
+from fastworker.comm.tcp import TCP as NativeTCP
 from fastworker.wire import ComputeTask, Frames, FreeKeys, UnloadableTask, WireError, decode
 
 __all__ = ["SchedulerStream", "UnloadableTask"]
@@ -86,6 +87,8 @@ class SchedulerStream:
 
 async def _read_frames(comm: TCP) -> Frames:
     """The frames of one message; those that did not fit into its head in memory of their own."""
+    if isinstance(comm, NativeTCP):
+        return Frames(await comm.read_frames())
     stream = comm.stream
     if stream is None:
         raise CommClosedError(f"in {comm}: the stream is closed")

@@ -29,6 +29,7 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
+from fastworker.comm import use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.data.store import Store
@@ -82,6 +83,7 @@ class Worker(Verbs, StateViews, Metrics, Profiling, Heartbeat, distributed.Worke
         scheduler_port: int | None = None,
         **kwargs: Any,
     ) -> None:
+        use_configured()
         if (
             scheduler_ip is None
             and not kwargs.get("scheduler_file")

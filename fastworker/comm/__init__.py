@@ -1,1 +1,11 @@
-"""Connections: what goes through them, when, and who writes it."""
+"""Connections: ``tcp://`` and ``tls://`` in native code, and the worker's messages to its scheduler.
+
+The comm speaks the protocol of distributed's own, so that either end of a connection may have
+either. `use` puts it in place for this process.
+"""
+
+from __future__ import annotations
+
+from fastworker.comm.selection import in_use, use, use_configured
+
+__all__ = ["in_use", "use", "use_configured"]

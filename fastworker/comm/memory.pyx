@@ -1,0 +1,252 @@
+"""Memory that messages are read into: aligned, writable, given back as soon as nobody looks.
+
+Small pieces come from malloc. Large ones are mapped one by one: what nobody looks at any more goes
+straight back to the system instead of leaving a hole in the heap, pages that were promised but
+never arrive cost nothing, and huge pages spare most of the page faults, which on many machines take
+longer than copying the data.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.slice cimport PySlice_New
+from cpython.object cimport PyObject_GetItem
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free
+from libc.string cimport memmove
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** where, size_t alignment, size_t size)
+
+cdef extern from "sys/mman.h" nogil:
+    """
+    #include <sys/mman.h>
+    #ifndef MAP_ANONYMOUS
+    #define MAP_ANONYMOUS MAP_ANON
+    #endif
+    #ifndef MAP_NORESERVE
+    #define MAP_NORESERVE 0
+    #endif
+    static int fastworker_want_huge_pages(void *where, size_t size) {
+    #ifdef MADV_HUGEPAGE
+        return madvise(where, size, MADV_HUGEPAGE);
+    #else
+        return 0;
+    #endif
+    }
+    """
+    void* mmap(void* where, size_t size, int protection, int flags, int fd, long offset)
+    int munmap(void* where, size_t size)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    void* MAP_FAILED
+    int fastworker_want_huge_pages(void* where, size_t size)
+
+cdef extern from "time.h" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* now)
+    int CLOCK_MONOTONIC
+
+cdef enum:
+    CACHE_LINE = 64
+    PAGE = 4096
+    HUGE_PAGE = 2 << 20
+    MAPPED = 128 << 10
+    # Kept for the next message: so many pieces at most, for so many seconds, if they are no more
+    # than 1/SLACK larger than what is asked for then
+    KEPT = 256
+    KEEP_SECONDS = 5
+    SLACK = 32
+
+#: Every piece starts at a multiple of this many bytes.
+ALIGNMENT = CACHE_LINE
+#: From this size on a piece is mapped on its own.
+MAPPED_FROM = MAPPED
+
+
+cdef struct Kept:
+    unsigned char* data
+    size_t mapped
+    long since  # second when it was given back
+
+# Pieces that were given back last, the oldest first. Guarded by the GIL: no Python object is made
+# or dropped by the functions that touch them, so none of them can be interrupted.
+cdef Kept kept[KEPT]
+cdef Py_ssize_t n_kept = 0
+cdef size_t kept_nbytes = 0
+cdef size_t keep_nbytes = 128 << 20
+
+
+cdef class Memory:
+    """``nbytes`` of memory, not initialised, for whoever asks for a buffer.
+
+    Raises MemoryError, naming the size, if there is not that much.
+    """
+
+    def __cinit__(self, Py_ssize_t nbytes):
+        if nbytes < 0:
+            raise ValueError(f"a size of at least 0, not {nbytes}")
+        self.nbytes = nbytes
+        if nbytes >= MAPPED:
+            self.data = take_kept(nbytes, &self.mapped)
+            if self.data == NULL:
+                self.data = map_memory(nbytes, &self.mapped)
+            if self.data == NULL and n_kept:
+                release(n_kept)
+                self.data = map_memory(nbytes, &self.mapped)
+        elif posix_memalign(<void**>&self.data, CACHE_LINE, max(nbytes, 1)):
+            self.data = NULL
+        if self.data == NULL:
+            raise MemoryError(f"cannot allocate {nbytes} bytes for a message")
+
+    def __dealloc__(self):
+        if self.mapped:
+            keep(self.data, self.mapped)
+        else:
+            free(self.data)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, 0, flags)
+
+    def __len__(self):
+        return self.nbytes
+
+
+def keep_at_most(size_t nbytes):
+    """Keep no more than so many bytes of pieces that nobody uses, for a few seconds, to use again.
+
+    Memory that was written to before is quicker by far than memory that is new.
+    """
+    global keep_nbytes
+    keep_nbytes = nbytes
+    shrink_kept(nbytes)
+
+
+def bytes_kept():
+    """How many bytes of pieces are kept that nobody uses."""
+    forget_old()
+    return kept_nbytes
+
+
+# ----------------------------------------------------------------------------- pieces to use again
+
+
+cdef long now() noexcept nogil:
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec
+
+
+cdef unsigned char* take_kept(size_t nbytes, size_t* mapped) noexcept:
+    """The piece given back last among those of about this size; NULL if there is none."""
+    cdef Py_ssize_t i
+    cdef unsigned char* data
+    forget_old()
+    for i in range(n_kept - 1, -1, -1):
+        if nbytes <= kept[i].mapped <= nbytes + nbytes // SLACK + PAGE:
+            data = kept[i].data
+            mapped[0] = kept[i].mapped
+            remove(i)
+            return data
+    # What is new has to be paid for: what nobody uses and nobody can use goes first
+    if kept_nbytes + nbytes > keep_nbytes:
+        shrink_kept(keep_nbytes - nbytes if keep_nbytes > nbytes else 0)
+    return NULL
+
+
+cdef void keep(unsigned char* data, size_t mapped) noexcept:
+    global n_kept, kept_nbytes
+    forget_old()
+    if mapped > keep_nbytes:
+        munmap(data, mapped)
+        return
+    shrink_kept(keep_nbytes - mapped)
+    if n_kept == KEPT:
+        release(1)
+    kept[n_kept].data = data
+    kept[n_kept].mapped = mapped
+    kept[n_kept].since = now()
+    n_kept += 1
+    kept_nbytes += mapped
+
+
+cdef void forget_old() noexcept:
+    cdef Py_ssize_t n = 0
+    cdef long since
+    if n_kept:
+        since = now() - KEEP_SECONDS
+        while n < n_kept and kept[n].since < since:
+            n += 1
+        release(n)
+
+
+cdef void shrink_kept(size_t nbytes) noexcept:
+    """Give the oldest pieces back to the system until no more than so many bytes are left."""
+    cdef Py_ssize_t n = 0
+    cdef size_t left = kept_nbytes
+    while n < n_kept and left > nbytes:
+        left -= kept[n].mapped
+        n += 1
+    release(n)
+
+
+cdef void release(Py_ssize_t n) noexcept:
+    """Give the ``n`` oldest pieces back to the system."""
+    global n_kept, kept_nbytes
+    cdef Py_ssize_t i
+    if n == 0:
+        return
+    for i in range(n):
+        munmap(kept[i].data, kept[i].mapped)
+        kept_nbytes -= kept[i].mapped
+    n_kept -= n
+    memmove(kept, kept + n, n_kept * sizeof(Kept))
+
+
+cdef void remove(Py_ssize_t i) noexcept:
+    global n_kept, kept_nbytes
+    kept_nbytes -= kept[i].mapped
+    n_kept -= 1
+    memmove(kept + i, kept + i + 1, (n_kept - i) * sizeof(Kept))
+
+
+# ------------------------------------------------------------------------------------- new pieces
+
+
+cdef unsigned char* map_memory(size_t nbytes, size_t* mapped) noexcept nogil:
+    """Pages for ``nbytes``; ``mapped`` gets their size. NULL if there are none to be had."""
+    cdef size_t size = (nbytes + PAGE - 1) & ~<size_t>(PAGE - 1)
+    cdef size_t spare = HUGE_PAGE if size >= HUGE_PAGE else 0
+    cdef size_t before
+    cdef unsigned char* start = <unsigned char*>mmap(
+        NULL, size + spare, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+    )
+    if <void*>start == MAP_FAILED:
+        return NULL
+    if spare:
+        # Huge pages have to start where one can start: cut off what is before and behind
+        before = <size_t>(-<uintptr_t>start) & (HUGE_PAGE - 1)
+        if before:
+            munmap(start, before)
+            start += before
+        if spare - before:
+            munmap(start + size, spare - before)
+        # Only whole huge pages within the piece: it never takes more memory than it has
+        fastworker_want_huge_pages(start, size)
+    mapped[0] = size
+    return start
+
+
+cdef Memory new_memory(Py_ssize_t nbytes):
+    return Memory.__new__(Memory, nbytes)
+
+
+cdef object whole_view(Memory memory):
+    """A memoryview of all of it."""
+    return PyMemoryView_FromObject(memory)
+
+
+cdef object part_view(object view, Py_ssize_t start, Py_ssize_t stop):
+    """``view[start:stop]``, which shares the memory that ``view`` is of."""
+    return PyObject_GetItem(view, PySlice_New(start, stop, None))

@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def message_bytes(frames: Sequence[bytes | bytearray | memoryview]) -> bytes: ...

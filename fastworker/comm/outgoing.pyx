@@ -1,0 +1,284 @@
+"""Messages to bytes: what is to be sent, in as few pieces as it takes, from where it is.
+
+The layout is described in ``parser.pyx``.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_ANY_CONTIGUOUS, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memmove, memset
+
+from distributed.utils import ensure_memoryview
+
+from fastworker.comm.memory cimport Memory, new_memory
+
+cdef extern from "sys/uio.h" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+cdef extern from "sys/socket.h" nogil:
+    """
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+    """
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef enum:
+    WORD = 8
+    # Up to this size a message is sent in one part of the head, whoever its frames belong to
+    TINY = 4 << 10
+    # Frames below this size are copied next to each other, larger ones are sent from where they are
+    GATHERED = 8 << 10
+    # Pieces in one system call
+    VECTOR = 64
+    # Below this size a system call is over before another thread could have taken the GIL
+    QUICK = 128 << 10
+    FEW_PIECES = 8
+
+
+cdef class Outgoing:
+    """What waits for room in the socket's buffer."""
+
+    def __dealloc__(self):
+        self.clear()
+        free(self.pieces)
+
+    cdef int add(self, object source) except -1:
+        """Queue all bytes of ``source``, which is kept until they are sent."""
+        self.reserve(1)
+        cdef Piece* piece = &self.pieces[self.n]
+        PyObject_GetBuffer(source, &piece.buffer, PyBUF_ANY_CONTIGUOUS)
+        piece.at = <const char*>piece.buffer.buf
+        piece.left = piece.buffer.len
+        self.nbytes += piece.left
+        self.n += 1
+        return 0
+
+    cdef int reserve(self, Py_ssize_t more) except -1:
+        """Make room behind the last piece."""
+        cdef Py_ssize_t capacity
+        cdef Piece* pieces
+        if self.first and self.n + more > self.capacity:
+            memmove(self.pieces, self.pieces + self.first, (self.n - self.first) * sizeof(Piece))
+            self.n -= self.first
+            self.first = 0
+        if self.n + more > self.capacity:
+            capacity = max(FEW_PIECES, 2 * self.capacity, self.n + more)
+            pieces = <Piece*>realloc(self.pieces, capacity * sizeof(Piece))
+            if pieces == NULL:
+                raise MemoryError(f"cannot queue {more} buffers to be sent")
+            self.pieces = pieces
+            self.capacity = capacity
+        return 0
+
+    cdef int sent(self, Py_ssize_t nbytes) except -1:
+        """The first ``nbytes`` have gone; let go of what is no longer needed."""
+        cdef Piece* piece
+        cdef Py_buffer buffer
+        self.nbytes -= nbytes
+        while self.first < self.n:
+            piece = &self.pieces[self.first]
+            if piece.left > nbytes:
+                piece.at += nbytes
+                piece.left -= nbytes
+                break
+            nbytes -= piece.left
+            # Whoever is told that the buffer is free may do anything, even queue more
+            buffer = piece.buffer
+            self.first += 1
+            if self.first == self.n:
+                self.first = self.n = 0
+            PyBuffer_Release(&buffer)
+        return 0
+
+    cdef int clear(self) except -1:
+        """Forget all that has not been sent."""
+        self.sent(self.nbytes)
+        return 0
+
+    cdef Py_ssize_t send_some(self, int fd) except -2:
+        """Hand the kernel as much as it takes at once.
+
+        Returns how many bytes that were; -1 if it had no room at all. Raises OSError.
+        """
+        cdef iovec vector[VECTOR]
+        cdef msghdr message
+        cdef Py_ssize_t sent, asked = 0
+        cdef Py_ssize_t i, count = min(self.n - self.first, VECTOR)
+        for i in range(count):
+            vector[i].iov_base = <void*>self.pieces[self.first + i].at
+            vector[i].iov_len = self.pieces[self.first + i].left
+            asked += self.pieces[self.first + i].left
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = vector
+        message.msg_iovlen = count
+        while True:
+            if asked <= QUICK:
+                sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            else:
+                with nogil:
+                    sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0 or errno != EINTR:
+                break
+        if sent < 0:
+            if errno == EAGAIN:
+                return -1
+            raise_errno()
+        self.sent(sent)
+        return sent
+
+
+cdef int raise_errno() except -1:
+    import os
+
+    cdef int number = errno
+    raise OSError(number, os.strerror(number))
+
+
+cdef class Packed:
+    """The buffers of a message's frames, held until it was sent or queued."""
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            PyBuffer_Release(&self.frames[i].buffer)
+        free(self.frames)
+
+    cdef int place_head_end(self, list frames) except -1:
+        """Decide which frames are part of the head.
+
+        A receiver keeps the head in one piece of memory and each later frame in its own. What is
+        only looked at while the message is decoded belongs to the head, and so does the first
+        buffer that the decoded message will hold on to, if little else is kept alive with it.
+        """
+        cdef Py_ssize_t i, nbytes
+        cdef object owner, kept = None
+        cdef object frame
+        self.in_head = 0
+        if self.nbytes <= TINY:
+            self.in_head = self.nbytes - WORD * (self.n + 2)
+            return 0
+        for i in range(self.n):
+            frame = frames[i]
+            owner = frame.obj if isinstance(frame, memoryview) else frame
+            nbytes = self.frames[i].left
+            if not isinstance(owner, bytes):
+                if kept is None:
+                    if <Py_ssize_t>self.in_head > max(2048, nbytes // 20):
+                        break
+                    kept = owner
+                elif kept is not owner:
+                    break
+            self.in_head += nbytes
+        return 0
+
+    cdef Py_ssize_t write_head(self, char* where) noexcept:
+        """Write what stands before the frames; returns its size."""
+        cdef uint64_t* words = <uint64_t*>where
+        cdef Py_ssize_t i
+        words[0] = WORD * (self.n + 1) + self.in_head
+        words[1] = self.n
+        for i in range(self.n):
+            words[2 + i] = self.frames[i].left
+        return WORD * (self.n + 2)
+
+    cdef Py_ssize_t copy_to(self, char* where) noexcept:
+        """Write the whole message; returns its size."""
+        cdef Py_ssize_t i, at = self.write_head(where)
+        for i in range(self.n):
+            if self.frames[i].left:
+                memcpy(where + at, self.frames[i].at, self.frames[i].left)
+                at += self.frames[i].left
+        return at
+
+    cdef int move_to(self, Outgoing out) except -1:
+        """Queue the message: small frames copied, large ones as they are.
+
+        Raises MemoryError; nothing was queued then.
+        """
+        cdef Py_ssize_t i = 0, j, k, size = WORD * (self.n + 2), at
+        cdef Memory memory
+        cdef list copies = []
+        cdef bint first = True
+        # All that can fail comes first
+        out.reserve(2 * self.n + 1)
+        while i < self.n or first:
+            j = i
+            while j < self.n and self.frames[j].left < GATHERED:
+                size += self.frames[j].left
+                j += 1
+            if size:
+                memory = new_memory(size)
+                at = self.write_head(<char*>memory.data) if first else 0
+                for k in range(i, j):
+                    if self.frames[k].left:
+                        memcpy(memory.data + at, self.frames[k].at, self.frames[k].left)
+                        at += self.frames[k].left
+                copies.append(memory)
+            else:
+                copies.append(None)
+            first = False
+            size = 0
+            i = j + 1
+        at = 0
+        i = 0
+        for copy in copies:
+            if copy is not None:
+                out.add(copy)
+            while i < self.n and self.frames[i].left < GATHERED:
+                i += 1
+            if i < self.n:
+                # From here on the queue holds the buffer
+                out.pieces[out.n] = self.frames[i]
+                out.n += 1
+                out.nbytes += self.frames[i].left
+                memset(&self.frames[i], 0, sizeof(Piece))
+                i += 1
+        return 0
+
+
+cdef Packed pack(list frames):
+    """Look at the frames of a message.
+
+    Raises TypeError if one of them has no bytes to send.
+    """
+    cdef Packed packed = Packed.__new__(Packed)
+    cdef Py_ssize_t i, n = len(frames)
+    cdef Piece* piece
+    packed.frames = <Piece*>calloc(n if n else 1, sizeof(Piece))
+    if packed.frames == NULL:
+        raise MemoryError(f"cannot look at {n} frames")
+    packed.nbytes = WORD * (n + 2)
+    for i in range(n):
+        piece = &packed.frames[i]
+        frame = frames[i]
+        if not PyObject_CheckBuffer(frame):
+            raise TypeError(f"frame {i} of a message is no buffer but {type(frame).__name__}")
+        try:
+            PyObject_GetBuffer(frame, &piece.buffer, PyBUF_ANY_CONTIGUOUS)
+        except BufferError:
+            PyObject_GetBuffer(ensure_memoryview(frame), &piece.buffer, PyBUF_ANY_CONTIGUOUS)
+        packed.n = i + 1
+        piece.at = <const char*>piece.buffer.buf
+        piece.left = piece.buffer.len
+        packed.nbytes += piece.left
+    packed.place_head_end(frames)
+    return packed
+
+
+def message_bytes(frames):
+    """A message as the bytes that would be sent; for tests and tools."""
+    cdef Packed packed = pack(list(frames))
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, packed.nbytes)
+    packed.copy_to(PyBytes_AS_STRING(out))
+    return out

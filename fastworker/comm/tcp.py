@@ -1,0 +1,187 @@
+"""The comms: what distributed reads from and writes to, on top of a native stream."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import weakref
+from typing import Any, ClassVar
+
+import dask.config
+from dask.utils import parse_bytes
+from distributed.comm import tcp as stock
+from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
+from distributed.comm.utils import from_frames, to_frames
+
+from fastworker.comm.stream import Disconnected, Stream
+from fastworker.config import CommSettings
+
+logger = logging.getLogger("distributed.comm.tcp")
+
+#: OpenSSL counts in C ints.
+MOST_OF_TLS = 2**31 - 1
+
+
+class TCP(stock.TCP):
+    """A connection to another process of a Dask cluster.
+
+    A ``distributed.comm.tcp.TCP`` to whoever asks; of it there is only what every ``Comm`` has.
+    ``stream`` is a native one, not Tornado's.
+    """
+
+    max_shard_size: ClassVar[int] = parse_bytes(dask.config.get("distributed.comm.shard"))
+    stream: Stream | None
+
+    def __init__(
+        self,
+        stream: Stream,
+        local_addr: str,
+        peer_addr: str,
+        deserialize: bool = True,
+        settings: CommSettings | None = None,
+    ) -> None:
+        Comm.__init__(self, deserialize=deserialize)
+        self._local_addr = local_addr
+        self._peer_addr = peer_addr
+        self._write_buffer = (settings or CommSettings.load()).write_buffer
+        self._extra: dict[str, Any] = {}
+        self._closed = False
+        self.stream = stream
+        self._finalizer = weakref.finalize(self, _dangling, stream, repr(self))
+        self._finalizer.atexit = False
+        stock.set_tcp_timeout(stream)
+        self._read_extra()
+
+    def _read_extra(self) -> None:
+        """Fill ``extra_info``; there is nothing to say about a plain connection."""
+
+    def closed(self) -> bool:
+        stream = self.stream
+        return stream is None or stream.closed()
+
+    async def read_frames(self) -> list[memoryview]:
+        """The frames of the next message, as they came.
+
+        Raises CommClosedError when the connection has ended. If it is cancelled, the connection
+        is aborted, as nobody can know whether a message got lost.
+        """
+        stream = self.stream
+        if stream is None:
+            raise CommClosedError(f"in {self}: the connection is closed")
+        try:
+            frames: list[memoryview] | None = stream.take()
+            if frames is None:
+                frames = await stream.wait()
+            return frames
+        except Disconnected as error:
+            self.stream = None
+            raise self._closed_error(error) from error.cause
+        except BaseException:
+            self.abort()
+            raise
+
+    async def read(self, deserializers: Any = None) -> Any:
+        frames = await self.read_frames()
+        try:
+            return await from_frames(
+                frames,
+                deserialize=self.deserialize,
+                deserializers=deserializers,
+                allow_offload=self.allow_offload,
+            )
+        except EOFError:
+            self.abort()
+            raise CommClosedError("aborted stream on truncated data") from None
+
+    async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:
+        if self.closed():
+            raise CommClosedError(f"in {self}: the connection is closed")
+        frames = await to_frames(
+            msg,
+            allow_offload=self.allow_offload,
+            serializers=serializers,
+            on_error=on_error,
+            context={
+                "sender": self.local_info,
+                "recipient": self.remote_info,
+                **self.handshake_options,
+            },
+            frame_split_size=self.max_shard_size,
+        )
+        return await self.write_frames(frames)
+
+    async def write_frames(self, frames: list[Any]) -> int:
+        """Send a message that has been taken to frames already; returns its bytes.
+
+        Done when the kernel has it, but for ``fastworker.comm.write-buffer`` bytes. Raises
+        CommClosedError.
+        """
+        stream = self.stream
+        if stream is None:
+            raise CommClosedError(f"in {self}: the connection is closed")
+        try:
+            nbytes = stream.send(frames)
+        except Disconnected as error:
+            self.stream = None
+            raise self._closed_error(error) from error.cause
+        except BaseException:
+            # Nobody knows how much of the message is on its way.
+            self.abort()
+            raise
+        drained = stream.drained(self._write_buffer)
+        if drained is not None:
+            # All of the message is queued: whoever gives up waiting loses nothing.
+            try:
+                await drained
+            except Disconnected as error:
+                self.stream = None
+                raise self._closed_error(error) from error.cause
+        return nbytes
+
+    async def close(self) -> None:
+        stream, self.stream = self.stream, None
+        if stream is None or stream.closed():
+            return
+        try:
+            drained = stream.drained(0)
+            if drained is not None:
+                await drained
+        except Disconnected:
+            pass
+        finally:
+            self._finalizer.detach()
+            stream.close()
+
+    def abort(self) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None and not stream.closed():
+            self._finalizer.detach()
+            stream.abort()
+
+    def _closed_error(self, error: Disconnected) -> CommClosedError:
+        cause = error.cause
+        if cause is None:
+            return CommClosedError(f"in {self}: the connection is closed")
+        text = f"in {self}: {type(cause).__name__}: {cause}"
+        if isinstance(cause, ssl.SSLError) and "UNKNOWN_CA" in (cause.reason or ""):
+            return FatalCommClosedError(text)
+        return CommClosedError(text)
+
+
+class TLS(TCP):
+    """An encrypted connection; ``extra_info`` has the peer's certificate and the cipher."""
+
+    max_shard_size: ClassVar[int] = min(MOST_OF_TLS, TCP.max_shard_size)
+
+    def _read_extra(self) -> None:
+        assert self.stream is not None
+        sock = self.stream.socket
+        assert isinstance(sock, ssl.SSLSocket)
+        self._extra.update(peercert=sock.getpeercert(), cipher=sock.cipher())
+        logger.debug("TLS connection with %s: cipher %s", self._peer_addr, self._extra["cipher"])
+
+
+def _dangling(stream: Stream, comm: str) -> None:
+    if not stream.closed():
+        logger.warning("Closing dangling stream in %s", comm)
+        stream.abort()
