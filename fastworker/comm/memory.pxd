@@ -1,11 +1,25 @@
 """Memory that messages are read into: aligned, writable, given back as soon as nobody looks."""
 
 
+cdef struct Slab:
+    # A large mapping that pieces are cut from one after the other; unmapped when none is left.
+    unsigned char* data
+    size_t used
+    Py_ssize_t users
+
+
+cdef struct Piece:
+    # Whole pages.
+    unsigned char* data
+    size_t nbytes
+    Slab* slab  # that it was cut from; NULL: it was mapped alone
+
+
 cdef class Memory:
     # The address and the size never change after it was made, so views need no lock.
     cdef unsigned char* data
     cdef Py_ssize_t nbytes
-    cdef size_t mapped  # bytes that were mapped for it alone; 0: from malloc
+    cdef Piece piece  # where the memory is from if it is large; small pieces are from malloc
 
 
 cdef Memory new_memory(Py_ssize_t nbytes)

@@ -11,7 +11,7 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.slice cimport PySlice_New
 from cpython.object cimport PyObject_GetItem
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memmove
 
 cdef extern from "stdlib.h" nogil:
@@ -33,12 +33,16 @@ cdef extern from "sys/mman.h" nogil:
         return 0;
     #endif
     }
+    static int fastworker_forget_pages(void *where, size_t size) {
+        return madvise(where, size, MADV_DONTNEED);
+    }
     """
     void* mmap(void* where, size_t size, int protection, int flags, int fd, long offset)
     int munmap(void* where, size_t size)
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
     void* MAP_FAILED
     int fastworker_want_huge_pages(void* where, size_t size)
+    int fastworker_forget_pages(void* where, size_t size)
 
 cdef extern from "time.h" nogil:
     cdef struct timespec:
@@ -52,6 +56,10 @@ cdef enum:
     PAGE = 4096
     HUGE_PAGE = 2 << 20
     MAPPED = 128 << 10
+    # Pieces below HUGE_PAGE are cut from mappings of this size once there are so many bytes of them
+    # that what is left over of the last huge page does not matter
+    SLAB = 32 << 20
+    MANY = 40 << 20
     # Kept for the next message: so many pieces at most, for so many seconds, if they are no more
     # than 1/SLACK larger than what is asked for then
     KEPT = 256
@@ -65,16 +73,18 @@ MAPPED_FROM = MAPPED
 
 
 cdef struct Kept:
-    unsigned char* data
-    size_t mapped
+    Piece piece
     long since  # second when it was given back
 
-# Pieces that were given back last, the oldest first. Guarded by the GIL: no Python object is made
-# or dropped by the functions that touch them, so none of them can be interrupted.
+# All of these are guarded by the GIL: no Python object is made or dropped by the functions that
+# touch them, so none of them can be interrupted.
+# Pieces that were given back last, the oldest first
 cdef Kept kept[KEPT]
 cdef Py_ssize_t n_kept = 0
 cdef size_t kept_nbytes = 0
 cdef size_t keep_nbytes = 128 << 20
+cdef size_t small_nbytes = 0  # in use, of mapped pieces below HUGE_PAGE
+cdef Slab* slab = NULL  # that pieces are cut from at the moment
 
 
 cdef class Memory:
@@ -88,22 +98,18 @@ cdef class Memory:
             raise ValueError(f"a size of at least 0, not {nbytes}")
         self.nbytes = nbytes
         if nbytes >= MAPPED:
-            self.data = take_kept(nbytes, &self.mapped)
-            if self.data == NULL:
-                self.data = map_memory(nbytes, &self.mapped)
-            if self.data == NULL and n_kept:
-                release(n_kept)
-                self.data = map_memory(nbytes, &self.mapped)
+            self.piece = take_piece(nbytes)
+            self.data = self.piece.data
         elif posix_memalign(<void**>&self.data, CACHE_LINE, max(nbytes, 1)):
             self.data = NULL
         if self.data == NULL:
             raise MemoryError(f"cannot allocate {nbytes} bytes for a message")
 
     def __dealloc__(self):
-        if self.mapped:
-            keep(self.data, self.mapped)
-        else:
+        if self.nbytes < MAPPED:
             free(self.data)
+        elif self.data != NULL:
+            give_back(self.piece)
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, 0, flags)
@@ -137,37 +143,55 @@ cdef long now() noexcept nogil:
     return time.tv_sec
 
 
-cdef unsigned char* take_kept(size_t nbytes, size_t* mapped) noexcept:
-    """The piece given back last among those of about this size; NULL if there is none."""
-    cdef Py_ssize_t i
-    cdef unsigned char* data
+cdef Piece take_piece(size_t nbytes) noexcept:
+    """A piece of at least so many bytes, a used one if there is one; data is NULL if it fails."""
+    global small_nbytes
+    cdef size_t size = (nbytes + PAGE - 1) & ~<size_t>(PAGE - 1)
+    cdef Piece piece
+    piece.data = NULL
     forget_old()
-    for i in range(n_kept - 1, -1, -1):
-        if nbytes <= kept[i].mapped <= nbytes + nbytes // SLACK + PAGE:
-            data = kept[i].data
-            mapped[0] = kept[i].mapped
-            remove(i)
-            return data
-    # What is new has to be paid for: what nobody uses and nobody can use goes first
-    if kept_nbytes + nbytes > keep_nbytes:
-        shrink_kept(keep_nbytes - nbytes if keep_nbytes > nbytes else 0)
-    return NULL
+    take_kept(size, &piece)
+    if piece.data == NULL:
+        # What is new has to be paid for: what nobody uses, and nobody can use now, goes first
+        if kept_nbytes + size > keep_nbytes:
+            shrink_kept(keep_nbytes - size if keep_nbytes > size else 0)
+        new_piece(size, &piece)
+        if piece.data == NULL and n_kept:
+            release(n_kept)
+            new_piece(size, &piece)
+    if piece.data != NULL and piece.nbytes < HUGE_PAGE:
+        small_nbytes += piece.nbytes
+    return piece
 
 
-cdef void keep(unsigned char* data, size_t mapped) noexcept:
-    global n_kept, kept_nbytes
+cdef void give_back(Piece piece) noexcept:
+    global n_kept, kept_nbytes, small_nbytes
+    if piece.nbytes < HUGE_PAGE:
+        small_nbytes -= piece.nbytes
     forget_old()
-    if mapped > keep_nbytes:
-        munmap(data, mapped)
+    if piece.nbytes > keep_nbytes:
+        drop(&piece)
         return
-    shrink_kept(keep_nbytes - mapped)
+    shrink_kept(keep_nbytes - piece.nbytes)
     if n_kept == KEPT:
         release(1)
-    kept[n_kept].data = data
-    kept[n_kept].mapped = mapped
+    kept[n_kept].piece = piece
     kept[n_kept].since = now()
     n_kept += 1
-    kept_nbytes += mapped
+    kept_nbytes += piece.nbytes
+
+
+cdef void take_kept(size_t size, Piece* piece) noexcept:
+    """The piece given back last among those of about this size."""
+    global n_kept, kept_nbytes
+    cdef Py_ssize_t i
+    for i in range(n_kept - 1, -1, -1):
+        if size <= kept[i].piece.nbytes <= size + size // SLACK:
+            piece[0] = kept[i].piece
+            kept_nbytes -= piece.nbytes
+            n_kept -= 1
+            memmove(kept + i, kept + i + 1, (n_kept - i) * sizeof(Kept))
+            return
 
 
 cdef void forget_old() noexcept:
@@ -185,7 +209,7 @@ cdef void shrink_kept(size_t nbytes) noexcept:
     cdef Py_ssize_t n = 0
     cdef size_t left = kept_nbytes
     while n < n_kept and left > nbytes:
-        left -= kept[n].mapped
+        left -= kept[n].piece.nbytes
         n += 1
     release(n)
 
@@ -197,25 +221,68 @@ cdef void release(Py_ssize_t n) noexcept:
     if n == 0:
         return
     for i in range(n):
-        munmap(kept[i].data, kept[i].mapped)
-        kept_nbytes -= kept[i].mapped
+        kept_nbytes -= kept[i].piece.nbytes
+        drop(&kept[i].piece)
     n_kept -= n
     memmove(kept, kept + n, n_kept * sizeof(Kept))
-
-
-cdef void remove(Py_ssize_t i) noexcept:
-    global n_kept, kept_nbytes
-    kept_nbytes -= kept[i].mapped
-    n_kept -= 1
-    memmove(kept + i, kept + i + 1, (n_kept - i) * sizeof(Kept))
 
 
 # ------------------------------------------------------------------------------------- new pieces
 
 
-cdef unsigned char* map_memory(size_t nbytes, size_t* mapped) noexcept nogil:
-    """Pages for ``nbytes``; ``mapped`` gets their size. NULL if there are none to be had."""
-    cdef size_t size = (nbytes + PAGE - 1) & ~<size_t>(PAGE - 1)
+cdef void new_piece(size_t size, Piece* piece) noexcept:
+    """A piece from the system; ``size`` is one of whole pages."""
+    global slab
+    piece.nbytes = size
+    piece.slab = NULL
+    if size >= HUGE_PAGE or small_nbytes < MANY:
+        piece.data = map_pages(size)
+        return
+    if slab != NULL and slab.used + size > SLAB:
+        leave_slab(slab)
+        slab = NULL
+    if slab == NULL:
+        slab = new_slab()
+        if slab == NULL:
+            piece.data = NULL
+            return
+    piece.data = slab.data + slab.used
+    piece.slab = slab
+    slab.used += size
+    slab.users += 1
+
+
+cdef void drop(Piece* piece) noexcept:
+    """Give a piece back to the system."""
+    if piece.slab == NULL:
+        munmap(piece.data, piece.nbytes)
+    else:
+        fastworker_forget_pages(piece.data, piece.nbytes)
+        leave_slab(piece.slab)
+
+
+cdef Slab* new_slab() noexcept:
+    cdef Slab* made = <Slab*>malloc(sizeof(Slab))
+    if made == NULL:
+        return NULL
+    made.data = map_pages(SLAB)
+    if made.data == NULL:
+        free(made)
+        return NULL
+    made.used = 0
+    made.users = 1  # whoever cuts pieces from it
+    return made
+
+
+cdef void leave_slab(Slab* left) noexcept:
+    left.users -= 1
+    if left.users == 0:
+        munmap(left.data, SLAB)
+        free(left)
+
+
+cdef unsigned char* map_pages(size_t size) noexcept:
+    """Pages of zeros, huge ones where that is possible; NULL if there are none to be had."""
     cdef size_t spare = HUGE_PAGE if size >= HUGE_PAGE else 0
     cdef size_t before
     cdef unsigned char* start = <unsigned char*>mmap(
@@ -234,7 +301,6 @@ cdef unsigned char* map_memory(size_t nbytes, size_t* mapped) noexcept nogil:
             munmap(start + size, spare - before)
         # Only whole huge pages within the piece: it never takes more memory than it has
         fastworker_want_huge_pages(start, size)
-    mapped[0] = size
     return start
 
 
