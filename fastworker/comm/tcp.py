@@ -13,6 +13,7 @@ from distributed.comm import tcp as stock
 from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.utils import from_frames, to_frames
 
+from fastworker.comm.plain import decode, encode
 from fastworker.comm.stream import Disconnected, Stream
 from fastworker.config import CommSettings
 
@@ -82,6 +83,10 @@ class TCP(stock.TCP):
 
     async def read(self, deserializers: Any = None) -> Any:
         frames = await self.read_frames()
+        if len(frames) == 1:
+            plain = decode(frames[0])
+            if plain is not None:
+                return plain[0]
         try:
             return await from_frames(
                 frames,
@@ -96,6 +101,9 @@ class TCP(stock.TCP):
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:
         if self.closed():
             raise CommClosedError(f"in {self}: the connection is closed")
+        frame = encode(msg)
+        if frame is not None:
+            return await self.write_frames([frame])
         frames = await to_frames(
             msg,
             allow_offload=self.allow_offload,
