@@ -14,17 +14,27 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-#: What can be exchanged: name -> (stock's module, stock's attribute, our module, our attribute).
-CLASSES = {
-    "worker": ("distributed.worker", "Worker", "fastworker.worker", "Worker"),
-    "state": ("distributed.worker_state_machine", "WorkerState", "fastworker.core", "WorkerState"),
-    "task": ("distributed.worker_state_machine", "TaskState", "fastworker.core", "TaskState"),
+#: What can be exchanged: name -> for each class its name in stock's module and in ours.
+CLASSES: dict[str, list[tuple[str, str, str]]] = {
+    "worker": [("distributed.worker", "fastworker.worker", "Worker")],
+    "state": [("distributed.worker_state_machine", "fastworker.core", "WorkerState")],
+    "task": [("distributed.worker_state_machine", "fastworker.core", "TaskState")],
+    "comm": [
+        ("distributed.comm.tcp", "fastworker.comm.tcp", "TCP"),
+        ("distributed.comm.tcp", "fastworker.comm.tcp", "TLS"),
+        ("distributed.comm.tcp", "fastworker.comm.backend", "TCPConnector"),
+        ("distributed.comm.tcp", "fastworker.comm.backend", "TLSConnector"),
+        ("distributed.comm.tcp", "fastworker.comm.backend", "TCPListener"),
+        ("distributed.comm.tcp", "fastworker.comm.backend", "TLSListener"),
+        ("distributed.comm.tcp", "fastworker.comm.backend", "TCPBackend"),
+        ("distributed.comm.tcp", "fastworker.comm.backend", "TLSBackend"),
+    ],
 }
 
 #: Must be imported after the exchange, because its helpers subclass the worker.
 TOO_EARLY = "distributed.utils_test"
 
-_stock: dict[str, type] = {}
+_stock: list[type] = []
 
 
 class CannotPlace(Exception):
@@ -32,7 +42,7 @@ class CannotPlace(Exception):
 
 
 def parse(text: str) -> list[str]:
-    """Names out of ``"worker,state,task"``, or none of them for ``"none"``.
+    """Names out of ``"worker,state,task,comm"``, or none of them for ``"none"``.
 
     Raises ``ValueError`` for a name that is not in ``CLASSES``.
     """
@@ -57,20 +67,31 @@ def place(names: list[str]) -> list[str]:
         raise CannotPlace(f"{TOO_EARLY} is imported already")
     importlib.import_module("distributed")
     pairs = {}
-    for name in names:
-        stock_module, stock_name, our_module, our_name = CLASSES[name]
-        stock = getattr(importlib.import_module(stock_module), stock_name)
-        ours = getattr(importlib.import_module(our_module), our_name)
+    for stock_module, our_module, name in (item for part in names for item in CLASSES[part]):
+        ours = getattr(importlib.import_module(our_module), name)
+        stock = getattr(importlib.import_module(stock_module), name)
         if ours is stock:
-            raise CannotPlace(f"{our_module}.{our_name} is distributed's own class")
+            raise CannotPlace(f"{our_module}.{name} is distributed's own class")
         pairs[stock] = ours
-        _stock[name] = stock
-    return sorted(_exchange(pairs))
+        _stock.append(stock)
+    places = sorted(_exchange(pairs))
+    if "comm" in names:
+        use_our_comm()
+    return places
+
+
+def use_our_comm() -> None:
+    """Register the native comm for ``tcp://`` and ``tls://`` in this process."""
+    selection = importlib.import_module("fastworker.comm.selection")
+    selection.use(selection.NATIVE)
+    others = {scheme for scheme, kind in selection.in_use().items() if kind != selection.NATIVE}
+    if others:
+        raise CannotPlace(f"the comm of {', '.join(others)} is not fastworker's")
 
 
 def left_behind() -> list[str]:
     """Module globals, those of the tests included, that still are an exchanged class."""
-    stock = set(_stock.values())
+    stock = set(_stock)
     return [
         f"{module.__name__}.{attribute}"
         for module in list(sys.modules.values())

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fastworker",
         default="worker,state,task",
-        help="classes to put in place: worker, state, task, or none (default: %(default)s)",
+        help="what to put in place: worker, state, task, comm, or none (default: %(default)s)",
     )
     group.addoption(
         "--fastworker-record",
