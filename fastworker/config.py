@@ -151,6 +151,7 @@ _COMM_READERS: dict[str, Callable[[Any], Any]] = {
     "max_message_bytes": _optional(_nbytes),
     "stall_timeout": _optional(_seconds),
     "write_buffer": _nbytes,
+    "spare_memory": _nbytes,
 }
 
 
@@ -162,6 +163,7 @@ class CommSettings:
     max_message_bytes: int | None
     stall_timeout: float | None
     write_buffer: int
+    spare_memory: int
 
     @classmethod
     def load(cls) -> CommSettings:

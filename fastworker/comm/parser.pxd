@@ -22,6 +22,8 @@ cdef class Parser:
     # Limits; a message above one is refused as soon as its head says so.
     cdef readonly uint64_t max_frames
     cdef readonly uint64_t max_nbytes
+    cdef uint64_t later_frames, later_nbytes  # the limits from the second message on
+    cdef readonly bint greeted  # whether the first message is complete
 
     cdef State state
     cdef unsigned char head[16]
@@ -47,6 +49,7 @@ cdef class Parser:
     cdef readonly uint64_t received  # bytes, ever
 
     cdef int limit(self, uint64_t max_frames, uint64_t max_nbytes) except -1
+    cdef int limit_first(self, uint64_t max_frames, uint64_t max_nbytes) except -1
     cdef bint partial(self) noexcept
     cdef bint ready(self) noexcept
     cdef list take(self)

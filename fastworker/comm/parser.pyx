@@ -66,9 +66,9 @@ cdef class Parser:
 
     # ------------------------------------------------------------------------- for Python
 
-    def set_limits(self, max_frames, max_nbytes):
-        """Other limits, from the next number that is read on."""
-        self.limit(max_frames, max_nbytes)
+    def set_limits_of_first(self, max_frames, max_nbytes):
+        """Narrower limits for the first message, before there is any."""
+        self.limit_first(max_frames, max_nbytes)
 
     def feed(self, data):
         """Take the bytes that come next."""
@@ -100,8 +100,14 @@ cdef class Parser:
         # A length plus the length of the head must not overflow
         if max_frames < 1 or max_frames > 1 << 48 or max_nbytes > 1 << 60:
             raise ValueError(f"no such limits: {max_frames} frames, {max_nbytes} bytes")
-        self.max_frames = max_frames
-        self.max_nbytes = max_nbytes
+        self.max_frames = self.later_frames = max_frames
+        self.max_nbytes = self.later_nbytes = max_nbytes
+        return 0
+
+    cdef int limit_first(self, uint64_t max_frames, uint64_t max_nbytes) except -1:
+        """Narrower limits for the first message alone."""
+        self.max_frames = min(max_frames, self.later_frames)
+        self.max_nbytes = min(max_nbytes, self.later_nbytes)
         return 0
 
     cdef bint partial(self) noexcept:
@@ -282,6 +288,10 @@ cdef class Parser:
     cdef int end_message(self) except -1:
         self.behind.append(self.frames)
         self.frames = []
+        if not self.greeted:
+            self.greeted = True
+            self.max_frames = self.later_frames
+            self.max_nbytes = self.later_nbytes
         self.block = None
         self.view = None
         self.state = HEAD

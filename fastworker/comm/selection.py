@@ -13,7 +13,8 @@ from distributed.comm import tcp as stock
 from distributed.comm.registry import backends
 
 from fastworker.comm.backend import TCPBackend, TLSBackend
-from fastworker.config import comm_choice
+from fastworker.comm.memory import keep_at_most
+from fastworker.config import CommSettings, comm_choice
 
 logger = logging.getLogger("distributed.comm.tcp")
 
@@ -55,6 +56,8 @@ def use_configured() -> None:
 def _put_in_place(which: str) -> None:
     if which not in (NATIVE, TORNADO):
         raise ValueError(f"there is no comm {which!r}; there are {NATIVE} and {TORNADO}")
+    if which == NATIVE:
+        keep_at_most(CommSettings.load().spare_memory)
     before = in_use()
     for scheme, backend in (_OURS if which == NATIVE else _STOCK).items():
         if before[scheme] not in (NATIVE, TORNADO):

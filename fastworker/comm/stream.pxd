@@ -23,8 +23,6 @@ cdef class Stream:
     cdef Parser parser
     cdef object reader  # the future of whoever waits for a message
     cdef bint reading  # whether the loop says when there is something to read
-    cdef uint64_t max_frames, max_nbytes  # from the second message on
-    cdef bint greeted  # whether the first message has come
     cdef bint read_wants_write  # TLS only
 
     cdef double stall_timeout  # seconds; 0: wait for ever

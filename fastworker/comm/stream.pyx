@@ -97,12 +97,9 @@ cdef class Stream:
         self.socket = socket
         self.fd = socket.fileno()
         self.thread = <unsigned long>PyThread_get_thread_ident()
-        self.max_frames = max_frames
-        self.max_nbytes = max_nbytes
         self.stall_timeout = stall_timeout
-        self.parser = Parser.__new__(
-            Parser, min(max_frames, GREETING_FRAMES), min(max_nbytes, GREETING_NBYTES)
-        )
+        self.parser = Parser.__new__(Parser, max_frames, max_nbytes)
+        self.parser.limit_first(GREETING_FRAMES, GREETING_NBYTES)
         self.outgoing = Outgoing.__new__(Outgoing)
         self.drains = []
         if isinstance(socket, SSLSocket):
@@ -119,7 +116,7 @@ cdef class Stream:
 
     def expect_message(self):
         """Let the stall timeout apply as if the first message had begun already."""
-        if not self.greeted:
+        if not self.parser.greeted:
             self.watch_for_stall()
 
     def take(self):
@@ -263,13 +260,10 @@ cdef class Stream:
 
     cdef int arrived(self) except -1:
         """There is at least one message: give it to whoever waits."""
-        if not self.greeted:
-            self.greeted = True
-            self.parser.limit(self.max_frames, self.max_nbytes)
         reader = self.reader
         if reader is not None:
             self.reader = None
-            if not reader.done():
+            if not reader.done() and not self.loop.is_closed():
                 reader.set_result(self.parser.take())
         return 0
 
@@ -286,7 +280,7 @@ cdef class Stream:
     def _check_stall(self):
         cdef double now
         self.stall_timer = None
-        if self.is_closed or (self.greeted and not self.parser.partial()):
+        if self.is_closed or (self.parser.greeted and not self.parser.partial()):
             return
         if self.parser.received != self.stall_received or not self.reading:
             self.watch_for_stall()
@@ -485,6 +479,8 @@ cdef class Stream:
             self.stall_timer = None
         self.tls_read = self.tls_write = self.tls_pending = None
         self.socket.close()
+        if self.parser.ready():
+            self.arrived()  # what came before the end
         waiting = [future for _, future in self.drains]
         if self.reader is not None:
             waiting.append(self.reader)

@@ -154,16 +154,20 @@ def test_memory_comes_with_the_bytes():
     assert reader.allocated < 8 * 2 * count + 70_000
 
 
-def test_limits_can_be_raised_between_messages():
-    reader = parser(max_nbytes=10)
-    reader.feed(layout([b"x" * 10], 1))
-    reader.set_limits(10, 1000)
-    reader.feed(layout([b"x" * 1000], 1))
-    assert len(reader.next_message()) == 1
-    assert len(reader.next_message()[0]) == 1000
+def test_the_first_message_has_limits_of_its_own():
+    """What follows it in the same packet has the others already."""
+    reader = parser(max_frames=5, max_nbytes=1000)
+    reader.set_limits_of_first(2, 10)
+    reader.feed(layout([b"x" * 10], 1) + layout([b"x" * 200] * 5, 1))
+    assert [len(reader.next_message()), len(reader.next_message())] == [1, 5]
+    for frames in ([b""] * 3, [b"x" * 11]):
+        reader = parser(max_frames=5, max_nbytes=1000)
+        reader.set_limits_of_first(2, 10)
+        with pytest.raises(FrameError):
+            reader.feed(layout(frames, 1))
     for limits in [(0, 1), (1, 2**63), (2**60, 1)]:
         with pytest.raises((ValueError, OverflowError)):
-            reader.set_limits(*limits)
+            Parser(*limits)
 
 
 def address(view: memoryview) -> int:
