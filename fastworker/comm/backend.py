@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -98,9 +99,7 @@ def make_stream(sock: socket.socket, peer: str, settings: CommSettings) -> Strea
 class _Connector(Connector, _Encryption):
     comm_class: ClassVar[type[TCP]]
 
-    async def connect(
-        self, address: str, deserialize: bool = True, **connection_args: Any
-    ) -> Comm:
+    async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
         """A comm to ``host:port``.
 
         Raises CommClosedError if nobody answers, FatalCommClosedError if there is no point in
@@ -196,18 +195,10 @@ class _Listener(BaseListener, _Encryption):
 
     def _bind(self) -> list[socket.socket]:
         backlog = int(dask.config.get("distributed.comm.socket-backlog"))
-        attempt = 1
-        while True:
-            try:
-                bound: list[socket.socket] = bind_sockets(
-                    self.port, address=self.ip, backlog=backlog
-                )
-                return bound
-            except OSError as error:
-                # A port that was free for IPv4 may not be free for IPv6
-                if self.port or error.errno != errno.EADDRINUSE or attempt == BIND_ATTEMPTS:
-                    raise
-                attempt += 1
+        for attempts_left in reversed(range(BIND_ATTEMPTS)):
+            with contextlib.suppress(_PortTaken):
+                return _bind_once(self.ip, self.port, backlog, last=attempts_left == 0)
+        raise AssertionError("the last attempt either binds or raises")
 
     def stop(self) -> None:
         """Listen no more. Connections that exist go on."""
@@ -306,14 +297,29 @@ class _Listener(BaseListener, _Encryption):
     @property
     def listen_address(self) -> str:
         """Where it listens, which may be no address that one can connect to."""
-        return self.prefix + unparse_host_port(*self.get_host_port())
+        host, port = self.get_host_port()
+        return f"{self.prefix}{unparse_host_port(host, port)}"
 
     @property
     def contact_address(self) -> str:
         """Where it can be reached."""
         host, port = self.get_host_port()
         host = ensure_concrete_host(host, default_host=self.default_host)
-        return self.prefix + unparse_host_port(host, port)
+        return f"{self.prefix}{unparse_host_port(host, port)}"
+
+
+class _PortTaken(Exception):
+    """The port that the system chose for IPv4 is not free for IPv6; it will choose another."""
+
+
+def _bind_once(ip: str, port: int, backlog: int, *, last: bool) -> list[socket.socket]:
+    try:
+        bound: list[socket.socket] = bind_sockets(port, address=ip, backlog=backlog)
+    except OSError as error:
+        if port or last or error.errno != errno.EADDRINUSE:
+            raise
+        raise _PortTaken from error
+    return bound
 
 
 class TCPListener(_Plain, _Listener):

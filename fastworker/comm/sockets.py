@@ -123,17 +123,23 @@ async def encrypt(
         sock.close()
         raise
     try:
-        while True:
-            try:
-                encrypted.do_handshake()
-                return encrypted
-            except ssl.SSLWantReadError:
-                await _ready(encrypted, write=False)
-            except ssl.SSLWantWriteError:
-                await _ready(encrypted, write=True)
+        while (wants := _shake_hands(encrypted)) is not None:
+            await _ready(encrypted, write=wants == "write")
+        return encrypted
     except BaseException:
         encrypted.close()
         raise
+
+
+def _shake_hands(sock: ssl.SSLSocket) -> str | None:
+    """Go on with the handshake; what the socket has to be ready for next, None when it is done."""
+    try:
+        sock.do_handshake()
+    except ssl.SSLWantReadError:
+        return "read"
+    except ssl.SSLWantWriteError:
+        return "write"
+    return None
 
 
 async def _ready(sock: socket.socket, *, write: bool) -> None:

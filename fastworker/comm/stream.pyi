@@ -1,5 +1,4 @@
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Sequence
 from socket import socket as Socket
 
 class Disconnected(Exception):

@@ -9,7 +9,6 @@ from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint64_t
 
 from fastworker.comm.memory cimport Memory, new_memory
 from fastworker.comm.outgoing cimport Outgoing, Packed, pack
@@ -278,7 +277,6 @@ cdef class Stream:
         return 0
 
     def _check_stall(self):
-        cdef double now
         self.stall_timer = None
         if self.is_closed or (self.parser.greeted and not self.parser.partial()):
             return
@@ -304,7 +302,6 @@ cdef class Stream:
         cdef Packed packed
         cdef Memory scratch
         cdef Py_ssize_t nbytes, sent = 0
-        cdef object rest = None
         if self.is_closed:
             raise Disconnected(self.error)
         packed = pack(frames)

@@ -8,7 +8,6 @@ import time
 import psutil
 import pytest
 
-
 from fastworker.comm.memory import ALIGNMENT, MAPPED_FROM, Memory, bytes_kept, keep_at_most
 
 SIZES = [0, 1, 100, MAPPED_FROM - 1, MAPPED_FROM, 1 << 20, (2 << 20) - 1, 2 << 20, (9 << 20) + 17]
@@ -76,7 +75,8 @@ def test_a_piece_is_used_again(nbytes):
     where = address(piece)
     del piece
     assert nbytes <= bytes_kept() <= nbytes + 4096
-    assert address(again := Memory(nbytes - nbytes // 64)) == where
+    again = Memory(nbytes - nbytes // 64)
+    assert address(again) == where
     assert bytes_kept() == 0
     other = Memory(nbytes)
     assert address(other) != where
@@ -145,5 +145,3 @@ def test_what_is_kept_is_forgotten():
     while bytes_kept() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert bytes_kept() == 0
-
-

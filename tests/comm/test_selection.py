@@ -1,4 +1,4 @@
-"""Which comm a process uses: configured, chosen, or somebody else's; one line in the log says it."""
+"""Which comm a process uses: configured, chosen, or somebody else's; a line in the log says it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ SCRIPT = """
             async with kind(scheduler.address, nthreads=1) as worker:
                 assert in_use() == {"tcp": sys.argv[1], "tls": sys.argv[1]}
                 async with distributed.Client(
-                    scheduler.address, asynchronous=True, dashboard_address=None
+                    scheduler.address, asynchronous=True
                 ) as client:
                     total = client.submit(sum, client.map(lambda i: i + 1, range(50)))
                     assert await total == 1275

@@ -64,9 +64,7 @@ def test_extra_info(here, there, authority):
 def test_a_server_of_another_authority(here, there, authority, stranger):
     async def test():
         async with server(there, stranger.server()) as (listener, let_in):
-            error = await refused(
-                here, listener.contact_address, ssl_context=authority.client()
-            )
+            error = await refused(here, listener.contact_address, ssl_context=authority.client())
             assert isinstance(error, FatalCommClosedError)
             assert "does not match" in str(error)
             assert not let_in
