@@ -138,13 +138,13 @@ def test_a_plaintext_client(here, there, authority):
     run(test())
 
 
-@pairings
-def test_a_plaintext_server(here, there, authority):
+@pytest.mark.parametrize("there", MAKES)
+def test_a_plaintext_server(there, authority):
     async def test():
         listener = await listening(there, lambda comm: None)
         try:
             address = listener.contact_address.replace("tcp://", "tls://")
-            await refused(here, address, ssl_context=authority.client())
+            await refused("native", address, ssl_context=authority.client())
         finally:
             listener.stop()
 
