@@ -23,6 +23,27 @@ REASONS: dict[str, str] = {
         "wants a warning that Worker.data_needed has been removed (distributed 2025 only); "
         "fastworker.Worker documents that attribute and keeps it, with the value it always had."
     ),
+    # With the comm in place
+    "test_comms.py::test_comm_closed_on_write_error": (
+        "makes the write method of Tornado's stream fail, which the native comm has not; that "
+        "errors while sending end the connection is in tests/comm/test_lifecycle.py."
+    ),
+    "test_comms.py::test_stop_listener_during_handle_stream": (
+        "replaces a private method of stock's listener; the same situation is in "
+        "tests/comm/test_lifecycle.py."
+    ),
+    "test_comms.py::test_do_not_share_buffers": (
+        "knows of no other memory than numpy's and bytearrays. Large arrays have memory of their "
+        "own here too; those below 32 KiB share pieces of at most 64 KiB instead of being read "
+        "one by one, which costs an array that is kept no more than that."
+    ),
+    "test_comms.py::test_share_buffer_with_header": (
+        "knows of no other memory than numpy's and bytearrays. From 32 KiB on arrays never share "
+        "their memory with the header here, so they are aligned."
+    ),
+    "test_tcp.py::test_getaddrinfo_invalid_af": (
+        "asks the connector for its Tornado client; host names are resolved without one."
+    ),
 }
 
 

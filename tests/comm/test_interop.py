@@ -415,7 +415,8 @@ def test_a_connection_is_ready_before_anybody_reads():
 
 def test_a_comm_without_server():
     async def test():
-        comm = await connected("native", (await _echo()).contact_address)
+        listener = await _echo()
+        comm = await connected("native", listener.contact_address)
         await comm.write({"x": 1})
         assert await comm.read() == {"x": 1}
         assert "native" not in repr(comm)
@@ -424,6 +425,7 @@ def test_a_comm_without_server():
         assert "who" in repr(comm)
         await comm.close()
         assert "(closed)" in repr(comm)
+        listener.stop()
 
     run(test())
 

@@ -105,18 +105,21 @@ def test_frames_that_are_no_buffers_end_it():
 
 def test_a_dangling_comm_is_closed_with_a_warning(caplog):
     async def test():
-        async with pair() as (_near, _far):
-            other = await connected("native", (await _listener()).contact_address)
-            stream = other.stream
-            del other
-            gc.collect()
-            await asyncio.sleep(0)
-            assert stream.closed()
+        listener = await _listener()
+        comm = await connected("native", listener.contact_address)
+        stream = comm.stream
+        del comm
+        gc.collect()
+        await asyncio.sleep(0)
+        assert stream.closed()
+        while listener._tasks:
+            await asyncio.sleep(0.01)
+        listener.stop()
 
     with caplog.at_level(logging.WARNING, logger="distributed.comm.tcp"):
         run(test())
-    (line,) = [r.message for r in caplog.records if "dangling" in r.message]
-    assert line.startswith("Closing dangling stream in <TCP")
+    (line,) = [r.message for r in caplog.records if r.message.startswith("Closing dangling")]
+    assert "stream in <TCP" in line
 
 
 def test_a_closed_comm_is_not_dangling(caplog):
@@ -127,7 +130,7 @@ def test_a_closed_comm_is_not_dangling(caplog):
     with caplog.at_level(logging.WARNING, logger="distributed.comm.tcp"):
         run(test())
         gc.collect()
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.name == "distributed.comm.tcp"]
 
 
 def test_a_listener_that_stops_during_a_handshake():
@@ -173,7 +176,7 @@ def test_errors_of_handlers_are_logged(caplog):
 
     with caplog.at_level(logging.ERROR, logger="distributed.comm.tcp"):
         run(test())
-    (record,) = caplog.records
+    (record,) = [r for r in caplog.records if r.name == "distributed.comm.tcp"]
     assert "Error while serving tcp://127.0.0.1" in record.message
     assert "on purpose" in record.exc_text
 

@@ -278,7 +278,9 @@ def test_a_writer_waits_for_a_slow_reader():
             async with pair() as (near, far):
                 data = os.urandom(30 << 20)
                 writing = asyncio.ensure_future(near.write({"x": data}))
-                done, _ = await asyncio.wait([writing], timeout=0.3)
+                while not near.stream.unsent:
+                    await asyncio.sleep(0.01)
+                done, _ = await asyncio.wait([writing], timeout=0.2)
                 assert not done
                 assert near.stream.unsent > 1 << 20
                 assert (await far.read()) == {"x": data}
@@ -286,7 +288,8 @@ def test_a_writer_waits_for_a_slow_reader():
 
                 # Whoever gives up waiting has sent the message all the same
                 writing = asyncio.ensure_future(near.write({"x": data}))
-                await asyncio.sleep(0.1)
+                while not near.stream.unsent:
+                    await asyncio.sleep(0.01)
                 writing.cancel()
                 assert (await far.read()) == {"x": data}
                 await near.write({"y": 1})
