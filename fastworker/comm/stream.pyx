@@ -190,7 +190,7 @@ cdef class Stream:
         cdef Py_ssize_t direct, got, total = 0
         vector[1].iov_base = scratch.data
         vector[1].iov_len = SCRATCH
-        while total < TURN:
+        while total < TURN and not self.is_closed:
             direct = self.parser.direct(&where)
             if direct:
                 vector[0].iov_base = where
@@ -229,7 +229,7 @@ cdef class Stream:
     cdef int receive_tls(self, Memory scratch) except -1:
         cdef unsigned char* where
         cdef Py_ssize_t direct, got, total = 0
-        while total < TURN or self.tls_pending():
+        while not self.is_closed and (total < TURN or self.tls_pending()):
             direct = self.parser.direct(&where)
             try:
                 if direct:
@@ -253,7 +253,9 @@ cdef class Stream:
             else:
                 self.parser.push(scratch.data, got)
             # What was decrypted already would not make the loop call again
-            if (self.parser.ready() or self.full()) and not self.tls_pending():
+            if self.is_closed or (
+                (self.parser.ready() or self.full()) and not self.tls_pending()
+            ):
                 break
         return 0
 
@@ -475,6 +477,9 @@ cdef class Stream:
             self.stall_timer.cancel()
             self.stall_timer = None
         self.tls_read = self.tls_write = self.tls_pending = None
+        # Making or dropping any object may run somebody's code, which may end up here: what is
+        # under way further up must not use a number that the next socket may get
+        self.fd = -1
         self.socket.close()
         if self.parser.ready():
             self.arrived()  # what came before the end
