@@ -32,14 +32,13 @@ REASONS: dict[str, str] = {
         "replaces a private method of stock's listener; the same situation is in "
         "tests/comm/test_lifecycle.py."
     ),
-    "test_comms.py::test_do_not_share_buffers": (
-        "knows of no other memory than numpy's and bytearrays. Large arrays have memory of their "
-        "own here too; those below 32 KiB share pieces of at most 64 KiB instead of being read "
-        "one by one, which costs an array that is kept no more than that."
-    ),
     "test_comms.py::test_share_buffer_with_header": (
-        "knows of no other memory than numpy's and bytearrays. From 32 KiB on arrays never share "
-        "their memory with the header here, so they are aligned."
+        "knows of no other memory than numpy's and bytearrays, which large arrays do not come in "
+        "here. From 32 KiB on they never share their memory with the header, so they are aligned."
+    ),
+    "test_rechunk.py::test_rechunk_in_memory_shards_dont_share_buffer": (
+        "knows of no other memory than numpy's and bytearrays; that arrays of one message do not "
+        "share their memory is in tests/comm/test_parser.py."
     ),
     "test_tcp.py::test_getaddrinfo_invalid_af": (
         "asks the connector for its Tornado client; host names are resolved without one."

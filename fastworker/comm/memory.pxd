@@ -23,5 +23,5 @@ cdef class Memory:
 
 
 cdef Memory new_memory(Py_ssize_t nbytes)
-cdef object whole_view(Memory memory)
+cdef object new_buffer(Py_ssize_t nbytes, unsigned char** data)
 cdef object part_view(object view, Py_ssize_t start, Py_ssize_t stop)

@@ -7,7 +7,7 @@ longer than copying the data.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.slice cimport PySlice_New
 from cpython.object cimport PyObject_GetItem
 from libc.stdint cimport uintptr_t
@@ -308,9 +308,17 @@ cdef Memory new_memory(Py_ssize_t nbytes):
     return Memory.__new__(Memory, nbytes)
 
 
-cdef object whole_view(Memory memory):
-    """A memoryview of all of it."""
-    return PyMemoryView_FromObject(memory)
+cdef object new_buffer(Py_ssize_t nbytes, unsigned char** data):
+    """A writable buffer that is not initialised, and where it is: small ones are bytearrays."""
+    cdef Memory memory
+    cdef object small
+    if nbytes < MAPPED:
+        small = PyByteArray_FromStringAndSize(NULL, nbytes)
+        data[0] = <unsigned char*>PyByteArray_AS_STRING(small)
+        return small
+    memory = Memory.__new__(Memory, nbytes)
+    data[0] = memory.data
+    return memory
 
 
 cdef object part_view(object view, Py_ssize_t start, Py_ssize_t stop):

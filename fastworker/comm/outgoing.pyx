@@ -35,8 +35,6 @@ cdef extern from "sys/socket.h" nogil:
 
 cdef enum:
     WORD = 8
-    # Up to this size a message is sent in one part of the head, whoever its frames belong to
-    TINY = 4 << 10
     # Frames below this size are copied next to each other, larger ones are sent from where they are
     GATHERED = 8 << 10
     # Pieces in one system call
@@ -165,9 +163,6 @@ cdef class Packed:
         cdef object owner, kept = None
         cdef object frame
         self.in_head = 0
-        if self.nbytes <= TINY:
-            self.in_head = self.nbytes - WORD * (self.n + 2)
-            return 0
         for i in range(self.n):
             frame = frames[i]
             owner = frame.obj if isinstance(frame, memoryview) else frame

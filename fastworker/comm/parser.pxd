@@ -2,8 +2,6 @@
 
 from libc.stdint cimport uint64_t
 
-from fastworker.comm.memory cimport Memory
-
 cdef enum State:
     HEAD  # the length of the head and the number of frames
     LENGTHS  # of the frames
@@ -37,8 +35,10 @@ cdef class Parser:
     cdef Py_ssize_t index  # of the frame that is being read
     cdef Py_ssize_t in_head  # frames that are part of the head
     cdef Py_ssize_t block_end  # first frame that is not in the current block
-    cdef Memory block
-    cdef object view  # of the block
+    cdef object view  # of the current block: memory for one frame or several
+    cdef unsigned char* block
+    cdef Py_ssize_t block_nbytes
+    cdef bint packed  # whether the frames of the block lie next to each other, without padding
     cdef Py_ssize_t offset  # in the block, of the frame that is being read
     cdef unsigned char* target  # where the next byte of the frame goes
     cdef Py_ssize_t missing  # bytes of the frame that have not arrived

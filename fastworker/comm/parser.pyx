@@ -14,13 +14,17 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from fastworker.comm.memory cimport new_memory, part_view, whole_view
+from fastworker.comm.memory cimport new_buffer, part_view
 
 cdef enum:
-    # From this size on a frame has memory of its own, unless it continues the frame before it
-    OWN = 32 << 10
-    # Frames below that size share pieces of about this size, which is what one of them keeps alive
+    # Frames of the head that are smaller share blocks of about so many bytes; larger ones that
+    # follow each other are the parts of one buffer
+    LARGE = 32 << 10
     SHARED = 64 << 10
+    # Behind the head each frame has memory of its own, but for those that are smaller than what it
+    # takes to have that
+    LARGE_BEHIND = 256
+    SHARED_BEHIND = 4 << 10
     # Where frames that share a piece start: multiples of this
     ALIGN = 16
     # From this size on the rest of a frame is worth a read of its own
@@ -91,8 +95,7 @@ cdef class Parser:
     @property
     def allocated(self):
         """Bytes taken for the message that is being read: lengths, and the frame under way."""
-        cdef Py_ssize_t block = self.block.nbytes if self.block is not None else 0
-        return self.lengths.capacity * sizeof(uint64_t) + block
+        return self.lengths.capacity * sizeof(uint64_t) + self.block_nbytes
 
     # ------------------------------------------------------------- for other compiled modules
 
@@ -239,47 +242,51 @@ cdef class Parser:
         if self.index >= self.block_end:
             self.start_block()
         self.missing = <Py_ssize_t>self.lengths.items[self.index]
-        self.target = self.block.data + self.offset
+        self.target = self.block + self.offset
         return 0
 
     cdef int start_block(self) except -1:
         """Memory for the frame at `index`, and for those after it that share it."""
         cdef Py_ssize_t i = self.index
+        cdef bint head = i < self.in_head
+        cdef Py_ssize_t end = self.in_head if head else self.lengths.n
+        cdef uint64_t large = LARGE if head else LARGE_BEHIND
+        cdef uint64_t most = SHARED if head else SHARED_BEHIND
         cdef uint64_t size = self.lengths.items[i]
         cdef uint64_t begin
         i += 1
-        if size >= OWN:
-            # Large frames in the head are the parts of one buffer: together they need no joining
-            while i < self.in_head and self.lengths.items[i] >= OWN:
+        self.packed = size >= large
+        if self.packed:
+            while head and i < end and self.lengths.items[i] >= large:
                 size += self.lengths.items[i]
                 i += 1
         else:
-            while i < self.lengths.n and self.lengths.items[i] < OWN:
+            while i < end and self.lengths.items[i] < large:
                 begin = (size + ALIGN - 1) & ~<uint64_t>(ALIGN - 1)
-                if begin + self.lengths.items[i] > SHARED:
+                if begin + self.lengths.items[i] > most:
                     break
                 size = begin + self.lengths.items[i]
                 i += 1
-        self.block = None  # the frames look after the last one; free what they do not use
-        self.view = None
+        self.view = None  # the frames look after the last one; free what they do not use
+        self.block_nbytes = 0
         try:
-            self.block = new_memory(<Py_ssize_t>size)
+            self.view = memoryview(new_buffer(<Py_ssize_t>size, &self.block))
         except MemoryError:
             self.state = BROKEN
             raise
-        self.view = whole_view(self.block)
+        self.block_nbytes = <Py_ssize_t>size
         self.block_end = i
         self.offset = 0
         return 0
 
     cdef int end_frame(self) except -1:
         cdef Py_ssize_t nbytes = <Py_ssize_t>self.lengths.items[self.index]
-        if nbytes == self.block.nbytes:
+        if nbytes == self.block_nbytes:
             self.frames.append(self.view)
         else:
             self.frames.append(part_view(self.view, self.offset, self.offset + nbytes))
         self.offset += nbytes
-        if nbytes < OWN:
+        if not self.packed:
             self.offset = (self.offset + ALIGN - 1) & ~<Py_ssize_t>(ALIGN - 1)
         self.index += 1
         self.start_frame()
@@ -292,8 +299,8 @@ cdef class Parser:
             self.greeted = True
             self.max_frames = self.later_frames
             self.max_nbytes = self.later_nbytes
-        self.block = None
         self.view = None
+        self.block_nbytes = 0
         self.state = HEAD
         if self.lengths.capacity > 64 * FEW_LENGTHS:
             free(self.lengths.items)

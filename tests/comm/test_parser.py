@@ -185,21 +185,27 @@ def test_frames_are_writable_and_aligned():
         assert not frame.readonly
         assert frame.format == "B"
         assert address(frame) % 16 == 0
-    for frame in (message[2], message[4]):
-        assert address(frame) % 64 == 0
-        assert frame.obj.__len__() == len(frame)
+    assert address(message[4]) % 64 == 0
+    for frame in message[1:]:
+        # Behind the head nothing shares the memory of what somebody may want to keep
+        if len(frame) > 256:
+            assert len(frame.obj) == len(frame)
     message[2][0] = 1
     assert message[4][0] == ord("L")
 
 
-def test_small_frames_share_little():
-    """No small frame keeps more than 64 KiB alive."""
+@pytest.mark.parametrize(
+    ("in_head", "nbytes", "most"), [(500, 1000, 64 << 10), (0, 100, 4 << 10), (0, 1000, 1000)]
+)
+def test_small_frames_share_little(in_head, nbytes, most):
+    """What one small frame keeps alive is bounded; behind the head it is next to nothing."""
     reader = parser()
-    reader.feed(layout([b"x" * 1000] * 500, 0))
+    reader.feed(layout([b"x" * nbytes] * 500, in_head))
     message = reader.next_message()
+    assert contents(message) == [b"x" * nbytes] * 500
     owners = {id(frame.obj): len(frame.obj) for frame in message}
-    assert 7 < len(owners) < 20
-    assert max(owners.values()) <= 64 * 1024
+    assert max(owners.values()) <= most
+    assert sum(owners.values()) < 1.2 * 500 * nbytes
 
 
 def test_parts_of_one_buffer_lie_next_to_each_other():
