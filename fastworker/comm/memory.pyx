@@ -56,10 +56,10 @@ cdef enum:
     PAGE = 4096
     HUGE_PAGE = 2 << 20
     MAPPED = 128 << 10
-    # Pieces below HUGE_PAGE are cut from mappings of this size once there are so many bytes of them
-    # that what is left over of the last huge page does not matter
+    # Pieces below HUGE_PAGE are cut from mappings of this size, as huge pages spare most of the
+    # faults, once there are so many bytes of them that the rest of the last huge page is little
     SLAB = 32 << 20
-    MANY = 40 << 20
+    MANY = 8 << 20
     # Kept for the next message: so many pieces at most, for so many seconds, if they are no more
     # than 1/SLACK larger than what is asked for then
     KEPT = 256
