@@ -26,11 +26,11 @@ REASONS: dict[str, str] = {
     # With the comm in place
     "test_comms.py::test_comm_closed_on_write_error": (
         "makes the write method of Tornado's stream fail, which the native comm has not; that "
-        "errors while sending end the connection is in tests/comm/test_lifecycle.py."
+        "errors while sending end the connection is in tests/comm/test_comm_lifecycle.py."
     ),
     "test_comms.py::test_stop_listener_during_handle_stream": (
         "replaces a private method of stock's listener; the same situation is in "
-        "tests/comm/test_lifecycle.py."
+        "tests/comm/test_comm_lifecycle.py."
     ),
     "test_comms.py::test_share_buffer_with_header": (
         "knows of no other memory than numpy's and bytearrays, which large arrays do not come in "
@@ -38,7 +38,7 @@ REASONS: dict[str, str] = {
     ),
     "test_rechunk.py::test_rechunk_in_memory_shards_dont_share_buffer": (
         "knows of no other memory than numpy's and bytearrays; that arrays of one message do not "
-        "share their memory is in tests/comm/test_parser.py."
+        "share their memory is in tests/comm/test_comm_parser.py."
     ),
     "test_tcp.py::test_getaddrinfo_invalid_af": (
         "asks the connector for its Tornado client; host names are resolved without one."

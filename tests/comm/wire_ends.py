@@ -1,4 +1,4 @@
-"""One end of a connection in a process of its own, for test_networks.
+"""One end of a connection in a process of its own, for test_comm_networks.
 
     python wire_ends.py serve HOST MAKE
     python wire_ends.py fetch ADDRESS MAKE COUNT NBYTES
