@@ -15,6 +15,7 @@ cdef class Stream:
     cdef readonly str peer  # its address, for the log
     cdef int fd
     cdef object tls_read, tls_write, tls_pending  # methods of the socket, if it is one of TLS
+    cdef public object before_close  # called when nothing may use the number of the file any more
     cdef unsigned long thread
     cdef bint is_closed  # nothing can be read or written any more
     cdef bint is_disposed  # the socket is closed too

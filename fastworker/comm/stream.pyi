@@ -1,7 +1,7 @@
 from asyncio import AbstractEventLoop, Future
 from socket import socket as Socket
 
-class Disconnected(Exception):
+class Disconnected(ConnectionError):
     cause: BaseException | None
     def __init__(self, cause: BaseException | None) -> None: ...
 
@@ -12,6 +12,7 @@ class Stream:
     socket: Socket
     peer: str
     error: BaseException | None
+    before_close: Callable[[], object] | None
     def __init__(
         self,
         loop: AbstractEventLoop,
@@ -25,6 +26,7 @@ class Stream:
     def take(self) -> list[memoryview] | None: ...
     def wait(self) -> Future[list[memoryview]]: ...
     def send(self, frames: list[bytes | bytearray | memoryview]) -> int: ...
+    def send_bytes(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None: ...
     def drained(self, nbytes: int) -> Future[None] | None: ...
     @property
     def unsent(self) -> int: ...

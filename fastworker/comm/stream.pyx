@@ -19,6 +19,8 @@ import os
 from socket import SHUT_RDWR
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
+from distributed.utils import ensure_memoryview
+
 from fastworker.comm.parser import FrameError
 
 cdef extern from "sys/uio.h" nogil:
@@ -59,7 +61,7 @@ cdef enum:
 logger = logging.getLogger("distributed.comm.tcp")
 
 
-class Disconnected(Exception):
+class Disconnected(ConnectionError):
     """There is no connection any more; ``cause`` is the error that ended it, if there was one."""
 
     def __init__(self, cause):
@@ -334,6 +336,24 @@ cdef class Stream:
             raise Disconnected(error) from error
         return nbytes
 
+    def send_bytes(self, buffers):
+        """Send bytes that are messages already, or queue what the kernel has no room for.
+
+        As with `send`, what is queued is sent from where it is. Raises Disconnected.
+        """
+        if self.is_closed:
+            raise Disconnected(self.error)
+        try:
+            for buffer in buffers:
+                view = ensure_memoryview(buffer)
+                if view.nbytes:
+                    self.outgoing.add(view)
+            if not self.writing:
+                self.flush()
+        except OSError as error:
+            self.fail(error)
+            raise Disconnected(error) from error
+
     def drained(self, nbytes):
         """A future that is done when no more than ``nbytes`` are queued; None if that is so now.
 
@@ -477,6 +497,9 @@ cdef class Stream:
             self.stall_timer.cancel()
             self.stall_timer = None
         self.tls_read = self.tls_write = self.tls_pending = None
+        if self.before_close is not None:
+            self.before_close()
+            self.before_close = None
         # Making or dropping any object may run somebody's code, which may end up here: what is
         # under way further up must not use a number that the next socket may get
         self.fd = -1

@@ -24,6 +24,12 @@ cdef class StreamTransport(Transport):
     cdef pthread_mutex_t mutex  # guards fd, so that no number is used after its file was closed
     cdef int fd  # -1: not any more
 
+    cdef int leave(self, object stream) except -1
+
+
+cdef class NativeTransport(StreamTransport):
+    pass
+
 
 cdef class MessageTransport(Transport):
     pass

@@ -2,7 +2,8 @@
 
 Plain TCP
     Any thread writes straight to the socket, as much as the socket takes at once. The rest is
-    written by tornado's stream, on the event loop; until it is done nobody else writes.
+    written by the comm's stream (tornado's, or ours), on the event loop; until it is done nobody
+    else writes.
 TLS
     The bytes are ours, the stream on the event loop encrypts and writes them.
 Anything else (``inproc``, ``ws``, a comm of the user's)
@@ -25,6 +26,9 @@ from distributed.utils import ensure_memoryview
 from fastworker.comm.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+
+from fastworker.comm.stream import Disconnected
+from fastworker.comm.tcp import TCP as NativeTCP, TLS as NativeTLS
 
 cdef extern from *:
     """
@@ -153,8 +157,54 @@ cdef class StreamTransport(Transport):
         self.direct = False
         stream, self.stream = self.stream, None
         if stream is not None:
-            stream.__dict__.pop("close_fd", None)
+            self.leave(stream)
         return 0
+
+    cdef int leave(self, object stream) except -1:
+        """Undo what was done to the stream."""
+        stream.__dict__.pop("close_fd", None)
+        return 0
+
+
+cdef class NativeTransport(StreamTransport):
+    """Bytes through our own TCP and TLS comms, whose streams say when they are about to close."""
+
+    def __init__(self, comm):
+        self.comm = comm
+        self.takes_bytes = True
+        stream = comm.stream
+        if type(comm) is NativeTCP and not comm.closed():
+            self.stream = stream
+            stream.before_close = partial(before_close, weakref.ref(self))
+            # Not `direct` before the stream has written what it may have from before
+            self.fd = stream.socket.fileno()
+
+    cpdef object write_later(self, list buffers):
+        stream = self.comm.stream
+        if stream is None:
+            raise CommClosedError(f"in {self.comm!r}: the stream is closed")
+        self.direct = False
+        try:
+            stream.send_bytes(buffers)
+        except Disconnected as error:
+            raise CommClosedError(f"in {self.comm!r}: {error}") from error
+        future = stream.drained(0)
+        if future is not None:
+            future.add_done_callback(self._on_written)
+            return future
+        self.direct = self.fd >= 0
+        return None
+
+    cdef int leave(self, object stream) except -1:
+        stream.before_close = None
+        return 0
+
+
+def before_close(transport):
+    """A stream of ours is about to close its file. By weak reference: see `close_file`."""
+    mine = transport()
+    if mine is not None:
+        (<NativeTransport?>mine).detach()
 
 
 def close_file(transport, stream):
@@ -179,8 +229,11 @@ cdef class MessageTransport(Transport):
 cpdef Transport find_transport(object comm):
     """The transport for a comm. To be called on the event loop.
 
-    Only distributed's own TCP and TLS comms are passed by: a subclass may do anything in ``write``.
+    Only distributed's own TCP and TLS comms, and ours, are passed by: a subclass may do anything in
+    ``write``.
     """
+    if type(comm) is NativeTCP or type(comm) is NativeTLS:
+        return NativeTransport(comm)
     if type(comm) is TCP or type(comm) is TLS:
         return StreamTransport(comm)
     return MessageTransport(comm)
