@@ -1,4 +1,5 @@
 from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable, Sequence
 from socket import socket as Socket
 
 class Disconnected(ConnectionError):

@@ -1,7 +1,8 @@
 """Slow, lossy and broken networks: the data is right, or there is an error; nobody hangs.
 
 The first tests need nothing. The others build a network of their own out of two namespaces of the
-kernel, which takes root, and run on demand: ``FASTWORKER_TEST_NETWORKS=1 pytest test_comm_networks.py``.
+kernel, which takes root, and run on demand:
+``FASTWORKER_TEST_NETWORKS=1 pytest test_comm_networks.py``.
 Those with loss need the kernel's ``netem``. Whatever they start, they stop.
 """
 
