@@ -244,9 +244,9 @@ class Store(SpillBuffer):
 
     def __iter__(self) -> Iterator[Key]:
         """All keys that are here at this moment: those in memory, then those on disk."""
-        with self.lock:  # nothing comes back from disk meanwhile
-            spilled = self.fast.spilled_keys()
+        with self.lock:  # nothing comes back from disk meanwhile; what is spilled is seen twice
             keys = dict.fromkeys(self.fast)
+            spilled = self.fast.spilled_keys()
         yield from keys
         for key in spilled:
             if key not in keys:
