@@ -170,6 +170,8 @@ async def cancelled_tasks(s: Stress) -> None:
     for i in set(doomed) - set(back):
         with pytest.raises(CancelledError):
             await futures[i]
+    # If it did so, it counts the two futures of a key wrongly, and would want the result for ever
+    await s.client.cancel(again)
 
 
 @story
@@ -318,8 +320,10 @@ async def limited_tasks(s: Stress) -> None:
 @story
 async def scattered_values(s: Stress) -> None:
     n = s.chance.randrange(1, 10)
+    # The scheduler fails to copy anything while its only worker is paused
+    broadcast = s.chance.random() < 0.5 and len(s.workers) > 1
     made = await s.client.scatter(
-        [Awkward(x, 2000) for x in range(n)], hash=False, broadcast=s.chance.random() < 0.5
+        [Awkward(x, 2000) for x in range(n)], hash=False, broadcast=broadcast
     )
     future = s.client.submit(tasks.numbers_of, *made, key=s.keys("scattered", 1)[0])
     del made
