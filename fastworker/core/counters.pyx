@@ -85,7 +85,7 @@ cdef class TaskCounter:
         cdef PrefixCounts counts
         cdef int state
         out = Counter()
-        for counts in self.by_prefix.values():
+        for counts in list(self.by_prefix.values()):  # a new prefix may come at any time
             for state in range(1, <int>N_STATES):
                 if counts.count[state]:
                     name = state_name(state)
@@ -101,7 +101,7 @@ cdef class TaskCounter:
         cdef int state
         cdef double seconds, now = monotonic()
         out = defaultdict(float)
-        for counts in self.by_prefix.values():
+        for counts in list(self.by_prefix.values()):  # a new prefix may come at any time
             for state in range(1, <int>N_STATES):
                 if counts.count[state] or counts.elapsed[state]:
                     seconds = counts.elapsed[state]
