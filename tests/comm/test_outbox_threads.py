@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from comm_ends import NEVER, Ends, in_thread, started
+from comm_ends import NEVER, PATIENCE, Ends, in_thread, started
 from distributed.protocol.serialize import ToPickle
 from distributed.utils_test import gen_test
 from distributed.worker_state_machine import (
@@ -267,7 +267,11 @@ async def test_a_full_socket_holds_nobody_up():
                 outbox.send(i, blob)
                 outbox.push()
 
-        await in_thread(work)  # nobody reads, and it returns
+        # It returns although nobody reads: the event loop stands still, or it might read ahead
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
         assert outbox.metrics["socket_full"] >= 1
         assert outbox.metrics["waiting_messages"] > 0
         expected = [item for pair in enumerate(blobs) for item in pair]
