@@ -16,6 +16,7 @@ from distributed.comm.utils import from_frames, to_frames
 from fastworker.comm.plain import decode, encode
 from fastworker.comm.stream import Disconnected, Stream
 from fastworker.config import CommSettings
+from fastworker.wire.parcels import pack, unpack
 
 logger = logging.getLogger("distributed.comm.tcp")
 
@@ -87,6 +88,10 @@ class TCP(stock.TCP):
             plain = decode(frames[0])
             if plain is not None:
                 return plain[0]
+        if deserializers is None and (self.deserialize or len(frames) == 1):
+            unpacked = unpack(frames, light=self.allow_offload)
+            if unpacked is not None:
+                return unpacked[0]
         try:
             return await from_frames(
                 frames,
@@ -104,18 +109,23 @@ class TCP(stock.TCP):
         frame = encode(msg)
         if frame is not None:
             return await self.write_frames([frame])
-        frames = await to_frames(
-            msg,
-            allow_offload=self.allow_offload,
-            serializers=serializers,
-            on_error=on_error,
-            context={
-                "sender": self.local_info,
-                "recipient": self.remote_info,
-                **self.handshake_options,
-            },
-            frame_split_size=self.max_shard_size,
+        context = {
+            "sender": self.local_info,
+            "recipient": self.remote_info,
+            **self.handshake_options,
+        }
+        frames = pack(
+            msg, context, self.max_shard_size, serializers, on_error, light=self.allow_offload
         )
+        if frames is None:
+            frames = await to_frames(
+                msg,
+                allow_offload=self.allow_offload,
+                serializers=serializers,
+                on_error=on_error,
+                context=context,
+                frame_split_size=self.max_shard_size,
+            )
         return await self.write_frames(frames)
 
     async def write_frames(self, frames: list[Any]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast
 
 import zict
@@ -218,6 +218,28 @@ class Store(SpillBuffer):
             return entry.value
         with self._capture_metrics():
             return self._load(key)
+
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, object]:
+        """{key: value} of those keys that are here.
+
+        As ``{key: store[key] for key in keys if key in store}``, but those who meter this context
+        are told once of all that were in memory.
+        """
+        values = {}
+        count = nbytes = 0
+        for key in keys:
+            entry = self.fast.read(key)
+            if entry is not None:
+                values[key] = entry.value
+                count += 1
+                nbytes += entry.nbytes
+            elif key in self:
+                with suppress(KeyError):  # deleted since, by another thread
+                    values[key] = self[key]
+        if count:
+            context_meter.digest_metric("memory-read", count, "count")
+            context_meter.digest_metric("memory-read", nbytes, "bytes")
+        return values
 
     def __delitem__(self, key: Key) -> None:
         with self.lock:

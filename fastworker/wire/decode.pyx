@@ -10,8 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from fastworker.wire.frames cimport Frames, frames_of
 from fastworker.wire.messages cimport ComputeTask, FreeKeys
-from fastworker.wire.subframes cimport PickledHeader, body_of, deserialized, unpickle
-from fastworker.wire.unpack cimport Unpacker
+from fastworker.wire.subframes cimport MessageUnpacker, unpickle
 
 import logging
 
@@ -81,11 +80,6 @@ cdef inline bint all_of(object map, object kind) noexcept:
     return True
 
 
-cdef inline bint is_positive(object offset) except -1:
-    """Whether a marker has the number of a frame; the first frame is the message itself."""
-    return type(offset) is not int or offset > 0
-
-
 cdef dict so_far(ComputeTask task, const uint8_t* order, int count):
     """The first `count` fields of a message that turned out to be none of ours."""
     cdef dict whole = task.to_dict()
@@ -97,7 +91,7 @@ cdef dict so_far(ComputeTask task, const uint8_t* order, int count):
     return out
 
 
-cdef class Batch(Unpacker):
+cdef class Batch(MessageUnpacker):
     """The messages in the first frame of what a scheduler sent at once."""
 
     cdef list messages(self):
@@ -264,41 +258,10 @@ cdef class Batch(Unpacker):
             return self.map_rest({"op": "free-keys", "keys": keys}, 1)
         return self.map_rest({"op": "free-keys"}, n)
 
-    cdef object revive(self, dict marked):
-        offset = marked.get("__Serialized__", 0)
-        if is_positive(offset):
-            return deserialized(self.frames, self.frame_number(offset), self.message)
-        offset = marked.get("__Pickled__", 0)
-        if is_positive(offset):
-            return self.pickled(self.frame_number(offset))
-        return Unpacker.revive(self, marked)
-
-    cdef object revive_pickled(self, object offset):
-        """The same for a map that has but this one name."""
-        if is_positive(offset):
-            return self.pickled(self.frame_number(offset))
-        return {"__Pickled__": offset}
-
-    cdef Py_ssize_t frame_number(self, object offset) except -1:
-        """The number of a frame beside the first one, as a message gives it."""
-        if type(offset) is not int:
-            raise self.error(f"the number of a frame has to be an int, not {offset!r}")
-        if not 0 < offset < self.frames.count:
-            raise self.error(f"there is no frame {offset}: the message has {self.frames.count}")
-        return offset
-
-    cdef object pickled(self, Py_ssize_t at):
-        """The object whose pickle has its header in frame `at`; an UnloadableTask if it cannot be
-        loaded.
-        """
-        cdef PickledHeader header = PickledHeader.__new__(PickledHeader)
-        cdef list body
-        header.message = self.message
-        header.read_frame(self.frames, at)
-        header.read()
-        body = body_of(header, header.count, header.compression)
+    cdef object load(self, object pickled, list buffers):
+        """The object of a pickle; an UnloadableTask if it cannot be loaded."""
         try:
-            return unpickle(header.pickled, body)
+            return unpickle(pickled, buffers)
         except Exception as error:
             found = UnloadableTask(error)
         if self.unloadable is None:

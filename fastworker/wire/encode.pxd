@@ -29,6 +29,7 @@ cdef bint append(Bytes* out, const unsigned char* data, size_t size) noexcept no
 # ------------------------------------------------------------------------------------ msgpack
 
 cdef size_t array_header(unsigned char* out, uint64_t n) noexcept nogil  # at most 5 bytes
+cdef int map_header(Bytes* out, Py_ssize_t n) except -1  # n below 2 ** 32
 
 # 1: written; 0: not plain, and nothing is written. Raise MemoryError.
 cdef int put_value(Bytes* out, object value) except -1

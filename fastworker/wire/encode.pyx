@@ -116,6 +116,13 @@ cdef size_t array_header(unsigned char* out, uint64_t n) noexcept nogil:
     return header(out, n, 0x90, 16, 0, 0xDC, 0xDD)
 
 
+cdef int map_header(Bytes* out, Py_ssize_t n) except -1:
+    """The start of a map of n pairs."""
+    need(out, 5)
+    out.size += header(out.data + out.size, <uint64_t>n, 0x80, 16, 0, 0xDE, 0xDF)
+    return 0
+
+
 cdef inline int put_literal(Bytes* out, const char* text) except -1:
     """Bytes that are msgpack already, up to the first zero."""
     cdef size_t size = strlen(text)
@@ -261,8 +268,7 @@ cdef int put_map(Bytes* out, dict items, int depth) except -1:
     cdef Py_ssize_t n = len(items)
     if n >= 0x100000000:
         return 0
-    need(out, 5)
-    out.size += header(out.data + out.size, <uint64_t>n, 0x80, 16, 0, 0xDE, 0xDF)
+    map_header(out, n)
     while PyDict_Next(items, &position, &key, &value):
         if not put_nested(out, <object>key, depth) or not put_nested(out, <object>value, depth):
             return 0

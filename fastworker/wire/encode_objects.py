@@ -49,6 +49,9 @@ class MessagePacker:
         Names of serialization families for `Serialize` objects; None for the usual ones.
     shard
         Bytes at which to split the frames of `Serialize` objects; None for Dask's.
+    on_error
+        What becomes of a `Serialize` object that cannot be serialized: "raise", or "message" for
+        one that raises at the other end.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class MessagePacker:
         context: Mapping[str, Any] | None = None,
         serializers: list[str] | None = None,
         shard: int | None = None,
+        on_error: str = "raise",
     ) -> None:
         self.context = dict(context) if context is not None else None
         self.serializers = serializers
         self.shard = shard
+        self.on_error = on_error
         self.compression = {}
         if self.context and "compression" in self.context:
             self.compression = {"compression": self.context["compression"]}
@@ -103,10 +108,17 @@ class MessagePacker:
         self.unsendable += 1
         return None
 
+    def add_serialized(self, obj: Serialize | Serialized) -> int:
+        """Add the frames of an object; the answer is the number of the first in the batch.
+
+        Raises what serializing raises; then no frame was added.
+        """
+        return self._add(*self._serialized(obj), msgpack_encode_default)
+
     def _encode(self, obj: Any) -> Any:
         """msgpack's hook for objects that it does not know."""
         if isinstance(obj, (Serialize, Serialized)):
-            return {"__Serialized__": self._add(*self._serialized(obj), msgpack_encode_default)}
+            return {"__Serialized__": self.add_serialized(obj)}
         if isinstance(obj, (ToPickle, Pickled)):
             return {"__Pickled__": self._add(*self._pickled(obj))}
         encoded = msgpack_encode_default(obj)
@@ -121,7 +133,7 @@ class MessagePacker:
         header, frames = serialize_and_split(
             obj,
             serializers=self.serializers,
-            on_error="raise",
+            on_error=self.on_error,
             context=self.context,
             size=self.shard,
         )

@@ -1,6 +1,5 @@
 """Objects that come in frames of their own, beside the message that they belong to."""
 
-from fastworker.wire.frames cimport Frames
 from fastworker.wire.unpack cimport Unpacker
 
 
@@ -14,6 +13,13 @@ cdef class PickledHeader(Unpacker):
     cdef object pickle_bytes(self)
 
 
+cdef class MessageUnpacker(Unpacker):
+    cdef object serialized(self, Py_ssize_t at)
+    cdef object pickled(self, Py_ssize_t at)
+    cdef object load(self, object pickled, list buffers)
+    cdef object revive_pickled(self, object offset)
+    cdef Py_ssize_t frame_number(self, object offset) except -1
+
+
 cdef list body_of(Unpacker header, object count, object compression)
 cdef object unpickle(object pickled, list buffers)
-cdef object deserialized(Frames frames, Py_ssize_t at, Py_ssize_t message)

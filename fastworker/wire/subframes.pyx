@@ -7,7 +7,6 @@ its out-of-band buffers; anything else that was serialized is in the frames.
 
 from libc.stdint cimport uint8_t
 
-from fastworker.wire.frames cimport Frames
 from fastworker.wire.unpack cimport Unpacker
 
 import logging
@@ -129,21 +128,66 @@ cdef object unpickle(object pickled, list buffers):
         raise
 
 
-cdef object deserialized(Frames frames, Py_ssize_t at, Py_ssize_t message):
-    """What was serialized into the frames after number `at`, which is its header.
+cdef inline bint is_positive(object offset) except -1:
+    """Whether a marker has the number of a frame; the first frame is the message itself."""
+    return type(offset) is not int or offset > 0
 
-    Raises WireError for a header that is none, and whatever deserializing raises.
-    """
-    cdef Unpacker unpacker = Unpacker()
-    unpacker.message = message
-    unpacker.read_frame(frames, at)
-    header = unpacker.whole()
-    if type(header) is not dict:
-        raise unpacker.error("the header of a serialized object has to be a map")
-    compression = header.get("compression", ())
-    if type(compression) is not tuple:
-        raise unpacker.error(f"'compression' has to be an array, not {compression!r}")
-    if "compression" not in header:
-        compression = None
-    body = body_of(unpacker, header.get("num-sub-frames"), compression)
-    return merge_and_deserialize(header, body)
+
+cdef class MessageUnpacker(Unpacker):
+    """Reads a message, or several, with what they refer to in other frames."""
+
+    cdef object revive(self, dict marked):
+        offset = marked.get("__Serialized__", 0)
+        if is_positive(offset):
+            return self.serialized(self.frame_number(offset))
+        offset = marked.get("__Pickled__", 0)
+        if is_positive(offset):
+            return self.pickled(self.frame_number(offset))
+        return Unpacker.revive(self, marked)
+
+    cdef object revive_pickled(self, object offset):
+        """The same for a map that has but this one name."""
+        if is_positive(offset):
+            return self.pickled(self.frame_number(offset))
+        return {"__Pickled__": offset}
+
+    cdef Py_ssize_t frame_number(self, object offset) except -1:
+        """The number of a frame beside the first one, as a message gives it."""
+        if type(offset) is not int:
+            raise self.error(f"the number of a frame has to be an int, not {offset!r}")
+        if not 0 < offset < self.frames.count:
+            raise self.error(f"there is no frame {offset}: the message has {self.frames.count}")
+        return offset
+
+    cdef object serialized(self, Py_ssize_t at):
+        """What was serialized into the frames after number `at`, which is its header.
+
+        Raises WireError for a header that is none, and whatever deserializing raises.
+        """
+        cdef Unpacker unpacker = Unpacker()
+        unpacker.message = self.message
+        unpacker.read_frame(self.frames, at)
+        header = unpacker.whole()
+        if type(header) is not dict:
+            raise unpacker.error("the header of a serialized object has to be a map")
+        compression = header.get("compression", ())
+        if type(compression) is not tuple:
+            raise unpacker.error(f"'compression' has to be an array, not {compression!r}")
+        if "compression" not in header:
+            compression = None
+        body = body_of(unpacker, header.get("num-sub-frames"), compression)
+        return merge_and_deserialize(header, body)
+
+    cdef object pickled(self, Py_ssize_t at):
+        """The object whose pickle has its header in frame `at`."""
+        cdef PickledHeader header = PickledHeader.__new__(PickledHeader)
+        cdef list body
+        header.message = self.message
+        header.read_frame(self.frames, at)
+        header.read()
+        body = body_of(header, header.count, header.compression)
+        return self.load(header.pickled, body)
+
+    cdef object load(self, object pickled, list buffers):
+        """The object of a pickle, whose out-of-band buffers these are."""
+        return unpickle(pickled, buffers)

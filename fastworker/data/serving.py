@@ -1,0 +1,162 @@
+"""Answering peers and clients that ask for results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from time import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from dask.typing import Key
+from distributed.actor import Actor
+from distributed.comm import Comm, get_address_host
+from distributed.core import Status, context_meter_to_server_digest
+from distributed.metrics import context_meter
+from distributed.protocol import to_serialize
+
+from fastworker.data.store import Store
+
+#: Says of transfers what stock says of them.
+logger = logging.getLogger("distributed.worker")
+
+#: A transfer is taken to last this long at least, in seconds, when its bandwidth is computed.
+SHORTEST = 0.001
+
+
+class Serving:
+    """The part of the worker that hands out results."""
+
+    if TYPE_CHECKING:
+        address: str
+        data: Any  # Store, or a mapping of the user's
+        scheduler_delay: float
+        state: Any  # WorkerState, or distributed's
+        status: Status
+        transfer_outgoing_bytes: int
+        transfer_outgoing_bytes_total: int
+        transfer_outgoing_count: int
+        transfer_outgoing_count_limit: int | Literal[False]
+        transfer_outgoing_count_total: int
+        transfer_outgoing_log: Any
+
+    @context_meter_to_server_digest("get-data")  # type: ignore[untyped-decorator]
+    async def get_data(
+        self,
+        comm: Comm,
+        keys: Collection[Key],
+        who: str | None = None,
+        serializers: list[str] | None = None,
+    ) -> Any:
+        """Send the results of these keys, and wait until they have arrived.
+
+        Parameters
+        ----------
+        comm
+            Where to.
+        keys
+            Those that are not here are left out.
+        who
+            Address of a worker that asks; None for a client.
+        serializers
+            Names of serialization families; None for the usual ones.
+
+        Returns
+        -------
+        ``{"status": "busy"}`` if too many transfers are under way, else ``Status.dont_reply``:
+        the answer has been sent.
+
+        Raises
+        ------
+        OSError
+            The connection broke.
+        """
+        limit = self._limit_of_transfers(comm)
+        if limit is not False and self.transfer_outgoing_count >= limit:
+            logger.debug(
+                "Worker %s has too many transfers under way to answer %s (%d of at most %d)",
+                self.address,
+                who,
+                self.transfer_outgoing_count,
+                limit,
+            )
+            return {"status": "busy"}
+        # Before the data is looked at: what has to be read from disk takes its time
+        with self._counted_transfer() as add_bytes:
+            data = self._results(keys)
+            nbytes = {key: self.state.tasks[key].nbytes or 0 for key in data}
+            total = sum(nbytes.values())
+            add_bytes(total)
+            message = {
+                "status": "OK",
+                "data": {key: to_serialize(value) for key, value in data.items()},
+            }
+            del data
+            try:
+                with context_meter.meter("network", func=time) as meter:
+                    sent = await comm.write(message, serializers=serializers)
+                    del message  # so that what is freed meanwhile is not held here
+                    answer = await comm.read(deserializers=serializers)
+                assert answer == "OK", answer
+            except OSError:
+                logger.exception("failed during get data with %s -> %s", self.address, who)
+                comm.abort()
+                raise
+        duration = max(SHORTEST, meter.stop - meter.start)
+        self.transfer_outgoing_log.append(
+            {
+                "start": meter.start + self.scheduler_delay,
+                "stop": meter.stop + self.scheduler_delay,
+                "middle": (meter.start + meter.stop) / 2,
+                "duration": duration,
+                "who": who,
+                "keys": nbytes,
+                "total": total,
+                "compressed": sent,
+                "bandwidth": total / duration,
+            }
+        )
+        return Status.dont_reply
+
+    def _limit_of_transfers(self, comm: Comm) -> int | Literal[False]:
+        """How many transfers may be under way when this one is added; False for no limit."""
+        if self.status == Status.paused:
+            return 1
+        limit = self.transfer_outgoing_count_limit
+        # There is more room on one host than between two
+        if get_address_host(comm.peer_address) == get_address_host(self.address):
+            limit = limit and 2 * limit
+        return limit
+
+    @contextmanager
+    def _counted_transfer(self) -> Iterator[Any]:
+        """One transfer more is under way; yields a function that takes the bytes of its data."""
+        nbytes = 0
+
+        def add_bytes(n: int) -> None:
+            nonlocal nbytes
+            nbytes += n
+            self.transfer_outgoing_bytes += n
+            self.transfer_outgoing_bytes_total += n
+
+        self.transfer_outgoing_count += 1
+        self.transfer_outgoing_count_total += 1
+        try:
+            yield add_bytes
+        finally:
+            self.transfer_outgoing_bytes -= nbytes
+            self.transfer_outgoing_count -= 1
+
+    def _results(self, keys: Collection[Key]) -> dict[Key, object]:
+        """The results of those keys that have one here; of an actor, what stands for it."""
+        results: dict[Key, object]
+        if type(self.data) is Store:
+            results = self.data.get_many(keys)
+        else:
+            results = {key: self.data[key] for key in keys if key in self.data}
+        if len(results) < len(keys):
+            for key in keys:
+                if key not in results and key in self.state.actors:
+                    kind = type(self.state.actors[key])
+                    results[key] = Actor(kind, self.address, key, worker=self)
+        return results

@@ -1,0 +1,16 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+class Heavy(Exception): ...
+class Packer: ...
+class Unpacker: ...
+
+def pack(
+    message: Any,
+    context: Mapping[str, Any],
+    shard: int,
+    serializers: Sequence[str] | None = None,
+    on_error: str = "message",
+    light: bool = True,
+) -> list[Any] | None: ...
+def unpack(frames: Sequence[Any], light: bool = True) -> tuple[Any] | None: ...
