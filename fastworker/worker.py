@@ -32,6 +32,7 @@ from distributed.worker_state_machine import (
 from fastworker.comm import use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
+from fastworker.data.fetching import Fetching
 from fastworker.data.serving import Serving
 from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
@@ -68,7 +69,9 @@ NAMED_KEYS_CHARS = 80
 NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
 
-class Worker(Verbs, StateViews, Serving, Metrics, Profiling, Heartbeat, distributed.Worker):
+class Worker(
+    Verbs, StateViews, Fetching, Serving, Metrics, Profiling, Heartbeat, distributed.Worker
+):
     """``distributed.Worker`` on fastworker's native task state machine.
 
     Takes what ``distributed.Worker`` takes. With no address at all - neither an argument, nor a

@@ -12,11 +12,12 @@ from dask.utils import parse_bytes
 from distributed.comm import tcp as stock
 from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.utils import from_frames, to_frames
+from distributed.utils import offload
 
 from fastworker.comm.plain import decode, encode
 from fastworker.comm.stream import Disconnected, Stream
 from fastworker.config import CommSettings
-from fastworker.wire.parcels import pack, unpack
+from fastworker.wire.parcels import Heavy, pack, unpack
 
 logger = logging.getLogger("distributed.comm.tcp")
 
@@ -89,7 +90,10 @@ class TCP(stock.TCP):
             if plain is not None:
                 return plain[0]
         if deserializers is None and (self.deserialize or len(frames) == 1):
-            unpacked = unpack(frames, light=self.allow_offload)
+            try:
+                unpacked = unpack(frames, light=self.allow_offload)
+            except Heavy:
+                unpacked = await offload(unpack, frames, light=False)
             if unpacked is not None:
                 return unpacked[0]
         try:
@@ -114,9 +118,11 @@ class TCP(stock.TCP):
             "recipient": self.remote_info,
             **self.handshake_options,
         }
-        frames = pack(
-            msg, context, self.max_shard_size, serializers, on_error, light=self.allow_offload
-        )
+        how = context, self.max_shard_size, serializers, on_error
+        try:
+            frames = pack(msg, *how, light=self.allow_offload)
+        except Heavy:
+            frames = await offload(pack, msg, *how, light=False)
         if frames is None:
             frames = await to_frames(
                 msg,

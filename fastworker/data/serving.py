@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from distributed.actor import Actor
 from distributed.comm import Comm, get_address_host
 from distributed.core import Status, context_meter_to_server_digest
 from distributed.metrics import context_meter
-from distributed.protocol import to_serialize
+from distributed.protocol import Serialize
 
+from fastworker.data.sharing import SHARE_SECONDS, Sharing
 from fastworker.data.store import Store
 
 #: Says of transfers what stock says of them.
@@ -39,6 +41,10 @@ class Serving:
         transfer_outgoing_count_limit: int | Literal[False]
         transfer_outgoing_count_total: int
         transfer_outgoing_log: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sharing = Sharing()
+        super().__init__(*args, **kwargs)
 
     @context_meter_to_server_digest("get-data")  # type: ignore[untyped-decorator]
     async def get_data(
@@ -87,15 +93,14 @@ class Serving:
             nbytes = {key: self.state.tasks[key].nbytes or 0 for key in data}
             total = sum(nbytes.values())
             add_bytes(total)
-            message = {
-                "status": "OK",
-                "data": {key: to_serialize(value) for key, value in data.items()},
-            }
+            marked = self._sharing.mark(data, nbytes)
             del data
             try:
                 with context_meter.meter("network", func=time) as meter:
+                    message = {"status": "OK", "data": marked}
                     sent = await comm.write(message, serializers=serializers)
-                    del message  # so that what is freed meanwhile is not held here
+                    self._share(marked)
+                    del message, marked  # hold nothing here while the peer is at it
                     answer = await comm.read(deserializers=serializers)
                 assert answer == "OK", answer
             except OSError:
@@ -146,6 +151,12 @@ class Serving:
         finally:
             self.transfer_outgoing_bytes -= nbytes
             self.transfer_outgoing_count -= 1
+
+    def _share(self, marked: dict[Key, Serialize]) -> None:
+        """Keep for a moment what had to be serialized."""
+        kept = self._sharing.keep(marked)
+        if kept:
+            asyncio.get_running_loop().call_later(SHARE_SECONDS, self._sharing.forget, kept)
 
     def _results(self, keys: Collection[Key]) -> dict[Key, object]:
         """The results of those keys that have one here; of an actor, what stands for it."""

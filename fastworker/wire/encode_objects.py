@@ -108,26 +108,20 @@ class MessagePacker:
         self.unsendable += 1
         return None
 
-    def add_serialized(self, obj: Serialize | Serialized) -> int:
-        """Add the frames of an object; the answer is the number of the first in the batch.
-
-        Raises what serializing raises; then no frame was added.
-        """
-        return self._add(*self._serialized(obj), msgpack_encode_default)
-
     def _encode(self, obj: Any) -> Any:
         """msgpack's hook for objects that it does not know."""
         if isinstance(obj, (Serialize, Serialized)):
-            return {"__Serialized__": self.add_serialized(obj)}
+            return {"__Serialized__": self.add(*self.serialized(obj))}
         if isinstance(obj, (ToPickle, Pickled)):
-            return {"__Pickled__": self._add(*self._pickled(obj))}
+            return {"__Pickled__": self.add(*self._pickled(obj))}
         encoded = msgpack_encode_default(obj)
         if encoded is not obj:
             return encoded
         logger.info("Pickling %s, which msgpack cannot pack, for the scheduler", type(obj))
-        return {"__Pickled__": self._add(*self._pickled(ToPickle(obj)))}
+        return {"__Pickled__": self.add(*self._pickled(ToPickle(obj)))}
 
-    def _serialized(self, obj: Serialize | Serialized) -> tuple[dict[str, Any], list[Frame]]:
+    def serialized(self, obj: Serialize | Serialized) -> tuple[dict[str, Any], list[Frame]]:
+        """A header and frames, compressed where it pays. Raises what serializing raises."""
         if isinstance(obj, Serialized):
             return dict(obj.header), list(obj.frames)
         header, frames = serialize_and_split(
@@ -159,11 +153,11 @@ class MessagePacker:
         header["compression"] = tuple(names)
         return header, out
 
-    def _add(self, header: dict[str, Any], frames: list[Frame], default: Any = None) -> int:
+    def add(self, header: dict[str, Any], frames: list[Frame]) -> int:
         """Append a header and its frames; the answer is the header's number in the batch."""
         header["num-sub-frames"] = len(frames)
         number = 1 + len(self.frames)
-        self.frames.append(msgpack.packb(header, default=default, use_bin_type=True))
+        self.frames.append(msgpack.packb(header, default=msgpack_encode_default, use_bin_type=True))
         self.frames.extend(frames)
         return number
 

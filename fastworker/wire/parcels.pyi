@@ -1,7 +1,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distributed.protocol.serialize import Serialize
+
 class Heavy(Exception): ...
+
+class Shared(Serialize):
+    parts: tuple[Any, Any] | None
+    def __init__(self, data: object) -> None: ...
+
 class Packer: ...
 class Unpacker: ...
 

@@ -31,7 +31,24 @@ cdef enum:
 
 
 class Heavy(Exception):
-    """There is something to serialize that takes its time, for another thread to do."""
+    """There is something to serialize, or to make again, that is for another thread to do.
+
+    It takes its time, and the event loop must not stand still.
+    """
+
+
+class Shared(Serialize):
+    """A result that several ask for at a time: what has been serialized once is sent to all.
+
+    May be packed by several threads; then the first to come and those who come meanwhile do the
+    work, with the same outcome, and either outcome stays.
+    """
+
+    def __init__(self, data):
+        super().__init__(data)
+        #: (context, serializers, header and frames) of the last time; None for what is packed
+        #: natively, as that costs nothing
+        self.parts = None
 
 
 cdef class Packer:
@@ -39,13 +56,16 @@ cdef class Packer:
     cdef Bytes head
     cdef object objects  # MessagePacker for what is not known natively; has the frames
     cdef ValuePacker values
-    cdef object serializers
+    cdef tuple agreed  # what the frames of a result depend on, beside the result
     cdef Py_ssize_t allowance  # bytes of objects that may be serialized here; -1 for no limit
     cdef Py_ssize_t count  # results
+    cdef double elsewhere  # seconds spent in stock's functions, which meter themselves
 
     def __cinit__(self, dict context, object serializers, str on_error, Py_ssize_t shard,
                   bint light):
         self.objects = MessagePacker(context, serializers, shard, on_error)
+        self.agreed = (context.get("pickle-protocol"), context.get("compression"), shard,
+                       None if serializers is None else tuple(serializers))
         self.allowance = OFFLOAD_THRESHOLD if light and OFFLOAD_THRESHOLD else -1
         if serializers is None:
             self.values = ValuePacker(
@@ -71,7 +91,7 @@ cdef class Packer:
         return True
 
     cdef bint value(self, object value) except -1:
-        if type(value) is Serialize:
+        if type(value) is Serialize or type(value) is Shared:
             self.result(value)
             return True
         if type(value) is set:
@@ -81,16 +101,31 @@ cdef class Packer:
     cdef int result(self, object marked) except -1:
         """Add the frames of a result, and to the message the number of the first of them."""
         cdef Py_ssize_t number = 1 + len(self.objects.frames)
-        value = marked.data
-        if self.values is None or not self.values.put(value):
+        if self.values is None or not self.values.put(marked.data):
+            self.other(marked)
+        self.count += 1
+        if not append(&self.head, b"\x81\xae__Serialized__", 16):
+            raise MemoryError("no memory for a message")
+        put_value(&self.head, number)
+        return 0
+
+    cdef int other(self, object marked) except -1:
+        """The same for what is not known natively."""
+        cdef double start
+        cdef bint shared = type(marked) is Shared
+        parts = marked.parts if shared else None
+        if parts is None or (<tuple>parts)[0] != self.agreed:
             if self.allowance >= 0:
-                self.allowance -= safe_sizeof(value)
+                self.allowance -= safe_sizeof(marked.data)
                 if self.allowance < 0:
                     raise Heavy
-            self.objects.add_serialized(marked)
-        self.count += 1
-        append(&self.head, b"\x81\xae__Serialized__", 16)
-        put_value(&self.head, number)
+            start = perf_counter()
+            parts = (self.agreed, self.objects.serialized(marked))
+            self.elsewhere += perf_counter() - start
+            if shared:
+                marked.parts = parts
+        header, frames = (<tuple>parts)[1]
+        self.objects.add(dict(header), frames)
         return 0
 
 
@@ -108,14 +143,20 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
     serializers, on_error
         As in ``distributed.protocol.dumps``.
     light
-        Whether to leave a message to others if it takes long to serialize, as more than
+        Whether to refuse a message that takes long to serialize, as more than
         ``distributed.comm.offload`` bytes do that are not sent from where they are.
 
     Returns
     -------
     list of bytes-like, or None
-        None for a message that is no dict of plain values, results, and dicts of those; and for
-        one that takes long.
+        None for a message that is no dict of plain values, results, and dicts of those.
+
+    Raises
+    ------
+    Heavy
+        It takes long, and is to be packed in another thread.
+    Exception
+        Whatever serializing a result raises, with ``on_error="raise"``.
     """
     cdef Packer packer
     cdef unsigned char memory[STACK_BYTES]
@@ -129,12 +170,12 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
         if not packer.message(message):
             return None
         head = PyBytes_FromStringAndSize(<char*>packer.head.data, packer.head.size)
-    except Heavy:
-        return None
     finally:
         give_back(&packer.head)
     if packer.count:
-        context_meter.digest_metric("serialize", perf_counter() - start, "seconds")
+        context_meter.digest_metric(
+            "serialize", perf_counter() - start - packer.elsewhere, "seconds"
+        )
         context_meter.digest_metric("compress", 0.0, "seconds")
     return [head, *packer.objects.frames]
 
@@ -146,8 +187,10 @@ cdef class Unpacker(MessageUnpacker):
     # The last header that was met, as the next one is the same as a rule
     cdef Py_ssize_t last
     cdef Recipe recipe
+    cdef double elsewhere  # seconds spent in stock's functions, which meter themselves
 
     cdef object serialized(self, Py_ssize_t at):
+        cdef double start
         if not self.last or not same_frame(self.frames, self.last, at):
             self.recipe = recipe_of(self.frames, at)
             self.last = at
@@ -157,7 +200,10 @@ cdef class Unpacker(MessageUnpacker):
                 return make_value(self.recipe, self.frames, at)
         if self.light:
             raise Heavy
-        return MessageUnpacker.serialized(self, at)
+        start = perf_counter()
+        value = MessageUnpacker.serialized(self, at)
+        self.elsewhere += perf_counter() - start
+        return value
 
     cdef object load(self, object pickled, list buffers):
         if self.light:
@@ -179,16 +225,18 @@ def unpack(frames, light=True):
     ----------
     frames: sequence of bytes-like
     light
-        Whether to leave a message of more than ``distributed.comm.offload`` bytes to others if it
-        has results that take long to deserialize.
+        Whether to refuse a message of more than ``distributed.comm.offload`` bytes if it has
+        results that take long to deserialize.
 
     Returns
     -------
     tuple of one, or None
-        None also for what is no message: stock has its way of saying so.
+        None for what is no message: stock has its way of saying so.
 
     Raises
     ------
+    Heavy
+        It takes long, and is to be unpacked in another thread.
     Exception
         Whatever deserializing a result raises.
     """
@@ -206,12 +254,16 @@ def unpack(frames, light=True):
     unpacker.read_frame(split, 0)
     try:
         message = unpacker.whole()
-    except (Heavy, WireError):
+    except WireError:
         return None
+    except Heavy:
+        raise
     except Exception:
         logger.critical("Failed to deserialize", exc_info=True)
         raise
     if unpacker.count:
         context_meter.digest_metric("decompress", 0.0, "seconds")
-        context_meter.digest_metric("deserialize", perf_counter() - start, "seconds")
+        context_meter.digest_metric(
+            "deserialize", perf_counter() - start - unpacker.elsewhere, "seconds"
+        )
     return (message,)

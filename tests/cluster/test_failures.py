@@ -117,7 +117,7 @@ def test_worker_stopped_and_continued_during_transfers(launcher, connect, stoppe
 
 def test_worker_leaves_when_the_scheduler_dies(launcher, connect):
     scheduler = launcher.scheduler()
-    options = ["--nthreads=1", "--death-timeout=5"]
+    options = ["--nthreads=1", "--death-timeout=20"]
     workers = [
         launcher.worker(scheduler.address, *options, "--no-nanny"),
         launcher.worker(scheduler.address, *options, "--no-nanny", kind="worker-class"),

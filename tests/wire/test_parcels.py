@@ -18,7 +18,7 @@ from test_fuzz import damages, plain, same_each_time
 from wire_messages import same
 from wire_mutations import DAMAGES
 
-from fastworker.wire.parcels import pack, unpack
+from fastworker.wire.parcels import Heavy, Shared, pack, unpack
 
 SHARD = 64 << 20
 CONTEXT = {"pickle-protocol": pickle.HIGHEST_PROTOCOL, "compression": None}
@@ -261,7 +261,7 @@ def test_what_cannot_be_deserialized():
         unpack(wired(packed(answer(x=1, y=Unwelcome()))))
 
 
-def test_what_takes_long_is_left_to_others():
+def test_what_takes_long_is_for_another_thread():
     heavy = [Whole(bytes(100)) for _ in range(5)]
     sizes = dict.fromkeys((Whole,), 6_000_000)
 
@@ -271,7 +271,8 @@ def test_what_takes_long_is_left_to_others():
     sizeof.register(Whole, weigh)
     try:
         message = answer(x=heavy[0], y=heavy[1])
-        assert packed(message) is None
+        with pytest.raises(Heavy):
+            packed(message)
         assert packed(message, light=False) is not None
         assert packed(answer(x=heavy[0])) is not None
     finally:
@@ -281,8 +282,36 @@ def test_what_takes_long_is_left_to_others():
     assert equal(unpack(array)[0]["data"]["x"], large)
     for other in (Whole(bytes(2_000_000)), bytes(2_000_000)):
         received = wired(packed(answer(x=large, y=other)))
-        assert unpack(received) is None
+        with pytest.raises(Heavy):
+            unpack(received)
         assert equal(unpack(received, light=False)[0]["data"]["y"], other)
+
+
+class Counted:
+    """Knows how often it was pickled."""
+
+    count = 0
+
+    def __reduce__(self):
+        self.count += 1
+        return Whole, (self.count,)
+
+
+def test_what_is_shared_is_serialized_once():
+    value = Counted()
+    shared = Shared(value)
+    message = {"status": "OK", "data": {"x": shared, "y": to_serialize(1)}}
+    for _ in range(3):
+        assert unpack(wired(packed(message)))[0]["data"] == {"x": Whole(1), "y": 1}
+    assert value.count == 1
+    # Not for those with whom something else was agreed on
+    older = packed(message, {**CONTEXT, "pickle-protocol": 4})
+    assert unpack(wired(older))[0]["data"]["x"] == Whole(2)
+    # Stock serializes it as it does anything
+    assert loads(wired(dumps(message, context=CONTEXT)))["data"]["x"] == Whole(3)
+    known = Shared(5)
+    packed({"x": known})
+    assert known.parts is None
 
 
 def test_serializers():

@@ -1,0 +1,195 @@
+"""Fetching results from peers.
+
+A result that cannot be made again from what arrives fails the whole transfer in stock, and tasks
+that wait for any part of it wait for ever. Here the others are taken, and the tasks that need the
+one fail with what it raised.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from dask.typing import Key
+from distributed.core import send_recv
+from distributed.metrics import context_meter
+from distributed.worker import WORKER_ANY_RUNNING, fail_hard
+from distributed.worker_state_machine import (
+    FreeKeysEvent,
+    GatherDepBusyEvent,
+    GatherDepFailureEvent,
+    GatherDepNetworkFailureEvent,
+    GatherDepSuccessEvent,
+    StateMachineEvent,
+    TaskErredMsg,
+)
+
+logger = logging.getLogger("distributed.worker")
+
+#: States of a task that will be fetched again as long as it is known.
+TO_BE_FETCHED = frozenset({"fetch", "missing"})
+
+
+#: Seconds after which what cannot be had is forgotten.
+GIVE_UP_AFTER = 0.1
+
+
+class Fetching:
+    """The part of the worker that fetches results."""
+
+    if TYPE_CHECKING:
+        _get_cause: Any
+        _update_metrics_received_data: Any
+        address: str
+        batched_send: Any
+        handle_stimulus: Any
+        rpc: Any
+        state: Any  # WorkerState, or distributed's
+        status: Any
+
+    @fail_hard  # type: ignore[untyped-decorator]
+    async def gather_dep(
+        self,
+        worker: str,
+        to_gather: Collection[Key],
+        total_nbytes: int,
+        *,
+        stimulus_id: str,
+    ) -> StateMachineEvent:
+        """Fetch results from a peer: the event that says how it went.
+
+        As ``distributed.Worker.gather_dep``, but for results that cannot be made again.
+        """
+        if self.status not in WORKER_ANY_RUNNING:
+            # Only the state machine of this worker will ever hear of it
+            return GatherDepFailureEvent.from_exception(
+                RuntimeError("Worker is shutting down"),
+                worker=worker,
+                total_nbytes=total_nbytes,
+                stimulus_id=f"worker-closing-{time()}",
+            )
+        self._log("request-dep", worker, to_gather, stimulus_id)
+        logger.debug("Request %d keys from %s", len(to_gather), worker)
+        try:
+            with context_meter.meter("network", func=time) as meter:
+                data, bad = await self._fetch_the_good(worker, to_gather)
+            if data is None:
+                self._log("gather-dep-busy", worker, to_gather, stimulus_id)
+                return GatherDepBusyEvent(
+                    worker=worker,
+                    total_nbytes=total_nbytes,
+                    stimulus_id=f"gather-dep-busy-{time()}",
+                )
+            self._update_metrics_received_data(
+                start=meter.start,
+                stop=meter.stop,
+                data=data,
+                cause=self._get_cause(to_gather),
+                worker=worker,
+            )
+        except OSError:
+            logger.exception("Worker stream died during communication: %s", worker)
+            self._log("gather-dep-failed", worker, to_gather, stimulus_id)
+            return GatherDepNetworkFailureEvent(
+                worker=worker,
+                total_nbytes=total_nbytes,
+                stimulus_id=f"gather-dep-network-failure-{time()}",
+            )
+        except Exception as error:
+            logger.exception(error)
+            self._log("gather-dep-failed", worker, to_gather, stimulus_id)
+            return GatherDepFailureEvent.from_exception(
+                error,
+                worker=worker,
+                total_nbytes=total_nbytes,
+                stimulus_id=f"gather-dep-failed-{time()}",
+            )
+        if bad:
+            self._log("gather-dep-failed", worker, set(bad), stimulus_id)
+            self._give_up(bad, worker)
+        self._log("receive-dep", worker, set(data), stimulus_id)
+        return GatherDepSuccessEvent(
+            worker=worker,
+            total_nbytes=total_nbytes,
+            data=data,
+            stimulus_id=f"gather-dep-success-{time()}",
+        )
+
+    def _log(self, what: str, worker: str, keys: Collection[Key], stimulus_id: str) -> None:
+        self.state.log.append((what, worker, keys, stimulus_id, time()))
+
+    async def _fetch_the_good(
+        self, worker: str, keys: Collection[Key]
+    ) -> tuple[dict[Key, object] | None, dict[Key, Exception]]:
+        """Results by key, None if the peer is busy; and what went wrong with the others."""
+        try:
+            return await self._fetch(worker, keys), {}
+        except OSError:
+            raise
+        except Exception as error:
+            logger.exception("Cannot make what came from %s; fetching one by one", worker)
+            if len(keys) == 1:
+                return {}, dict.fromkeys(keys, error)
+        data: dict[Key, object] = {}
+        bad: dict[Key, Exception] = {}
+        for key in keys:
+            good, found_bad = await self._fetch_the_good(worker, [key])
+            data.update(good or {})
+            bad.update(found_bad)
+        return data, bad
+
+    async def _fetch(self, worker: str, keys: Collection[Key]) -> dict[Key, object] | None:
+        """Those of the results that the peer has; None if it is busy."""
+        comm = await self.rpc.connect(worker)
+        comm.name = "Ephemeral Worker->Worker for gather"
+        try:
+            response = await send_recv(comm, op="get_data", keys=keys, who=self.address)
+            if not isinstance(response, dict) or "status" not in response:
+                raise ValueError(f"unexpected answer from {worker}: {response!r:.200}")
+            if response["status"] == "busy":
+                return None
+            await comm.write("OK")  # the peer waits for it
+            data: dict[Key, object] = response["data"]
+            return data
+        except BaseException:
+            # The peer may be in the middle of its answer, or wait for ours
+            comm.abort()
+            raise
+        finally:
+            self.rpc.reuse(worker, comm)
+
+    def _give_up(self, bad: dict[Key, Exception], worker: str) -> None:
+        """Fail the tasks that need what cannot be had, and forget both.
+
+        The scheduler gives such a task to a worker again if it may be retried.
+        """
+        stimulus_id = f"gather-dep-failed-{time()}"
+        given_up: set[Key] = set()
+        for key, error in bad.items():
+            ts = self.state.tasks.get(key)
+            dependents = list(ts.dependents) if ts is not None else []
+            if not dependents:
+                given_up.add(key)
+            cause = GatherDepFailureEvent.from_exception(
+                error, worker=worker, total_nbytes=0, stimulus_id=stimulus_id
+            )
+            for dependent in dependents:
+                if dependent.state != "waiting" or dependent.key in given_up:
+                    continue
+                logger.error("%r fails: its input %r cannot be had", dependent.key, key)
+                given_up.add(dependent.key)
+                message = TaskErredMsg(
+                    key=dependent.key,
+                    run_id=dependent.run_id,
+                    exception=cause.exception,
+                    traceback=cause.traceback,
+                    exception_text=cause.exception_text,
+                    traceback_text=cause.traceback_text,
+                    thread=None,
+                    startstops=dependent.startstops,
+                    stimulus_id=stimulus_id,
+                )
+                self.batched_send(message.to_dict())
+        self.handle_stimulus(FreeKeysEvent(keys=list(given_up), stimulus_id=stimulus_id))

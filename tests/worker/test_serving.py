@@ -1,0 +1,266 @@
+"""Handing out results: what peers and clients get, and what the worker keeps of it."""
+
+from __future__ import annotations
+
+import dask
+import distributed
+import numpy as np
+import pytest
+from dask.utils_test import inc
+from distributed.core import Status
+from distributed.worker import get_data_from_worker
+from worker_clusters import cluster, until
+
+import fastworker
+from fastworker.data import sharing
+from fastworker.wire.parcels import pack
+
+native = cluster(config={"fastworker.comm.transport": "native"})
+
+
+async def ask(client, worker, keys, **kwargs):
+    """What ``get_data`` answers to a client, from end to end."""
+    return await get_data_from_worker(client.rpc, keys=keys, worker=worker.address, **kwargs)
+
+
+@native
+async def test_what_is_here_and_nothing_else(c, s, a, b):
+    held = await c.scatter(
+        {"x": 1, ("y", 1): np.arange(5), "z": {"a": [b"b"]}}, workers=[a.address]
+    )
+    answer = await ask(c, a, ["x", ("y", 1), "z", "gone"])
+    assert answer["status"] == "OK"
+    data = answer["data"]
+    assert data.keys() == {"x", ("y", 1), "z"}
+    assert data["x"] == 1 and data["z"] == {"a": [b"b"]}
+    assert data["y", 1].tolist() == [0, 1, 2, 3, 4]
+    assert (await ask(c, a, []))["data"] == {}
+    del held
+
+
+@native
+async def test_busy(c, s, a, b):
+    held = await c.scatter({"x": 1}, workers=[a.address])
+
+    async def is_busy(under_way, limit):
+        await until(lambda: a.transfer_outgoing_count == 0)
+        a.transfer_outgoing_count_limit = limit
+        a.transfer_outgoing_count = under_way
+        answer = await ask(c, a, ["x"])
+        await until(lambda: a.transfer_outgoing_count == under_way)
+        a.transfer_outgoing_count = 0
+        if answer["status"] == "busy":
+            assert answer == {"status": "busy"}
+            return True
+        assert answer["data"] == {"x": 1}
+        return False
+
+    assert not await is_busy(5, 3)  # twice as many on one host
+    assert await is_busy(6, 3)
+    assert not await is_busy(6, False)
+    a.status = Status.paused
+    assert await is_busy(1, 3)
+    assert not await is_busy(0, 3)
+    a.status = Status.running
+    del held
+
+
+@native
+async def test_the_books(c, s, a, b):
+    held = await c.scatter({"x": bytes(1000), "y": bytes(500)}, workers=[a.address])
+    nbytes = {key: a.state.tasks[key].nbytes for key in "xy"}
+    await ask(c, a, ["x", "y"], who="tcp://1.2.3.4:5")
+    await until(lambda: len(a.transfer_outgoing_log) == 1)
+    (entry,) = a.transfer_outgoing_log
+    assert entry["keys"] == nbytes
+    assert entry["total"] == sum(nbytes.values()) == a.transfer_outgoing_bytes_total
+    assert entry["who"] == "tcp://1.2.3.4:5"
+    assert entry["compressed"] > 1500
+    assert a.transfer_outgoing_count_total == 1
+    assert a.transfer_outgoing_count == a.transfer_outgoing_bytes == 0
+    del held
+
+
+@native
+async def test_the_books_after_a_result_that_cannot_be_read(c, s, a, b):
+    held = await c.scatter({"x": 1}, workers=[a.address])
+
+    class Broken(dict):
+        def __getitem__(self, key):
+            raise OSError("the disk is gone")
+
+    data, a.memory_manager.data = a.data, Broken(x=1)
+    try:
+        with pytest.raises(OSError, match="the disk is gone"):
+            await ask(c, a, ["x"])
+        assert a.transfer_outgoing_count == a.transfer_outgoing_bytes == 0
+    finally:
+        a.memory_manager.data = data
+    del held
+
+
+def total(xs):
+    return sum(int(np.sum(x)) for x in xs)
+
+
+@native
+async def test_many_small_results_and_large_ones(c, s, a, b):
+    small = c.map(lambda i: np.full(10, i), range(2000), workers=[a.address])
+    large = c.map(lambda i: np.full(2**20, i), range(4), workers=[a.address])
+    assert await c.submit(total, small, workers=[b.address]) == 10 * sum(range(2000))
+    assert await c.submit(total, large, workers=[b.address]) == 2**20 * 6
+    fetched = b.data[large[3].key]
+    assert fetched.flags.writeable and fetched.flags.aligned
+
+
+class Times:
+    """How often anything of the class was pickled, in this process."""
+
+    pickled = 0
+
+    def __init__(self):
+        self.data = bytes(100_000)
+
+    def __sizeof__(self):
+        return 100_000
+
+    def __reduce__(self):
+        Times.pickled += 1
+        return Times, ()
+
+
+def of_one(x):
+    return type(x).__name__
+
+
+@cluster(
+    nthreads=[("127.0.0.1", 1)] * 5,
+    config={"fastworker.comm.transport": "native", "distributed.scheduler.work-stealing": False},
+)
+async def test_what_many_ask_for_is_serialized_once(c, s, a, *others):
+    x = c.submit(Times, key="x", workers=[a.address])
+    await x
+    Times.pickled = 0
+    first = others[0]
+    assert await c.submit(of_one, x, workers=[first.address], key="first") == "Times"
+    assert Times.pickled == 1
+    futures = [c.submit(of_one, x, workers=[b.address], key=f"of {b.address}") for b in others[1:]]
+    s.remove_replica(s.tasks["x"], s.workers[first.address])  # that all ask the same worker
+    assert await c.gather(futures) == ["Times"] * 3
+    assert Times.pickled == 1
+    await until(lambda: not a._sharing._shared)
+    assert a._sharing._nbytes == 0
+
+
+def test_what_is_kept_for_others(monkeypatch):
+    monkeypatch.setattr(sharing, "SHARE_NBYTES", 150_000)
+    kept = sharing.Sharing()
+    nbytes = {"x": 10**5, "y": 10**5, "z": 10**5, "small": 10, "array": 10**6}
+    values = {
+        "x": Big(),
+        "y": [Big(), Big()],
+        "z": Big(),
+        "small": 5,
+        "array": np.zeros(10**6),
+    }
+
+    def sent():
+        marked = kept.mark(values, nbytes)
+        pack({"data": marked}, {"pickle-protocol": 5, "compression": None}, 1 << 26)
+        return marked
+
+    first = sent()
+    added = kept.keep(first)
+    # What is packed natively is not, and not more than there is room for
+    assert added.keys() == {"x", "z"}
+    assert sum(added.values()) == kept._nbytes <= 150_000
+    again = sent()
+    for key in values:
+        assert (again[key] is first[key]) == (key in added)
+    assert kept.keep(again) == {}
+    values["x"] = Big()  # computed anew
+    assert sent()["x"] is not first["x"]
+    kept.forget(added)
+    assert kept._nbytes == 0 and not kept._shared
+
+
+class Big:
+    def __reduce__(self):
+        return bytes, (bytes(50_000),)
+
+
+class Stubborn:
+    def __reduce__(self):
+        raise RuntimeError("stays where it is")
+
+
+class Unwelcome:
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+@pytest.mark.parametrize("value", [Stubborn, Unwelcome])
+@native
+async def test_what_cannot_travel_is_an_error_of_the_tasks_that_need_it(c, s, a, b, value):
+    """Stock has those tasks wait for ever, and all that were to be fetched with it."""
+    x = c.submit(value, key="x", workers=[a.address])
+    good = c.map(inc, range(20), workers=[a.address])
+    await distributed.wait([x, *good])
+    y = c.submit(of_one, x, key="y", workers=[b.address])
+    z = c.submit(lambda x, *others: 1, x, *good, key="z", workers=[b.address], retries=1)
+    total_of_good = c.submit(total, good, workers=[b.address], key="total")
+    assert await total_of_good == sum(range(1, 21))
+    for future in (y, z):
+        with pytest.raises((TypeError, ValueError), match=r"serialize|not a number"):
+            await future
+    # Nothing of it stays, and both workers go on
+    del y, z, future
+    await until(lambda: "x" not in b.state.tasks)
+    assert await c.submit(inc, x=1, workers=[a.address]) == 2
+    assert await c.submit(inc, 2, workers=[b.address]) == 3
+
+
+@native
+async def test_what_cannot_travel_and_nobody_needs(c, s, a, b):
+    x = c.submit(Stubborn, key="x", workers=[a.address])
+    y = c.submit(inc, 1, key="y", workers=[a.address])
+    await distributed.wait([x, y])
+    s.request_acquire_replicas(b.address, ["x", "y"], stimulus_id="by hand")
+    await until(lambda: "y" in b.data)
+    await until(lambda: "x" not in b.state.tasks)
+
+
+@native
+async def test_a_worker_that_goes_away_in_the_middle(c, s, a, b):
+    xs = c.map(
+        lambda i: np.full(2**20, i), range(20), workers=[a.address], allow_other_workers=True
+    )
+    await distributed.wait(xs)
+    y = c.submit(total, xs, workers=[b.address])
+    await until(lambda: b.state.in_flight_tasks_count)
+    await a.close()
+    assert await y == 2**20 * sum(range(20))
+
+
+def test_metrics_of_a_transfer_are_stock_s():
+    seen = {}
+
+    async def test(c, s, a, b):
+        x = c.submit(lambda: {"a": Big()}, key="x", workers=[a.address])
+        y = c.submit(np.arange, 5, key="y", workers=[a.address])
+        assert await c.submit(lambda x, y: 1, x, y, workers=[b.address]) == 1
+        await until(lambda: any("network" in name for name in served(a)))
+        seen[type(a)] = served(a)
+
+    def served(worker):
+        return {
+            name
+            for name in worker.digests_total
+            if isinstance(name, tuple) and name[0] == "get-data"
+        }
+
+    for kind, comm in ((distributed.Worker, "tornado"), (fastworker.Worker, "native")):
+        with dask.config.set({"fastworker.comm.transport": comm}):
+            distributed.utils_test.gen_cluster(client=True, timeout=60, Worker=kind)(test)()
+    assert seen[fastworker.Worker] == seen[distributed.Worker]
+    assert len(seen[fastworker.Worker]) > 3
