@@ -13,8 +13,6 @@ cdef class Base:
     # All of it is guarded by `lock`, taken by every stimulus. Single attributes and items may be
     # read without it, by any thread that has the GIL; who iterates must hold it.
     cdef readonly Lock lock
-    # What may run user code when it is let go, kept until nobody holds the lock
-    cdef list trash
     cdef object __weakref__
     cdef object address_
     cdef dict remote  # {address of a peer: whether it is on another host}, as far as asked for
@@ -75,9 +73,6 @@ cdef class Base:
     cdef Recs touched  # tasks to be counted again when it is done; no state is recommended
     cdef list hooks  # `transition` methods of plugins, or None
 
-    cdef int enter(self) except -1
-    cdef int leave(self) except -1
-    cdef int discard(self, object value) except -1
     cdef int discard_error(self, TaskState ts) except -1
     cdef TaskState create_task(self, object key)
     cdef int touch(self, TaskState ts) except -1

@@ -45,7 +45,6 @@ cdef class Base:
     def __cinit__(self, *args, **kwargs):
         # What compiled code relies on exists before any __init__, a subclass's included
         self.lock = Lock()
-        self.trash = []
         self.data = {}
         self.threads = {}
         self.plugins = {}
@@ -123,29 +122,9 @@ cdef class Base:
         self.address_ = value
         self.remote.clear()
 
-    cdef int enter(self) except -1:
-        """Before anything is read or changed that has to hang together."""
-        return self.lock.acquire()
-
-    cdef int leave(self) except -1:
-        cdef list trash
-        if self.lock.depth == 1 and self.trash:
-            trash = self.trash
-            self.trash = []
-            self.lock.release()
-            trash.clear()
-            return 0
-        return self.lock.release()
-
-    cdef int discard(self, object value) except -1:
-        """Let a value go when nobody holds the lock any more."""
-        if value is not None:
-            self.trash.append(value)
-        return 0
-
     cdef int discard_error(self, TaskState ts) except -1:
         if ts.extras is not None and ts.extras.exception is not None:
-            self.trash.append((ts.extras.exception, ts.extras.traceback))
+            self.lock.discard((ts.extras.exception, ts.extras.traceback))
         return 0
 
     @property
@@ -305,7 +284,7 @@ cdef class Base:
             if self.values.put(key, value, ts.nbytes_):
                 return 0
         elif self.plain_data is not None:
-            self.discard(self.plain_data.get(key))
+            self.lock.discard(self.plain_data.get(key))
             self.plain_data[key] = value
             return 0
         try:
@@ -321,13 +300,13 @@ cdef class Base:
         if self.values is not None:
             value = self.values.take(key)
             if value is not MISSING:
-                return self.discard(value)
+                return self.lock.discard(value)
             if not self.values.holds(key):
                 return 0
         elif self.plain_data is not None:
             value = self.plain_data.get(key, MISSING)
             if value is not MISSING:
-                self.discard(value)
+                self.lock.discard(value)
                 del self.plain_data[key]
             return 0
         elif key not in self.data_:

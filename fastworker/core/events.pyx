@@ -142,7 +142,7 @@ cdef class Events(Machine):
             return 0
 
         recs.put(ts, WAITING)
-        self.discard(ts.run_spec)
+        self.lock.discard(ts.run_spec)
         ts.run_spec = run_spec
         # Newest first among those that the scheduler finds equally urgent
         set_priority(ts, priority)

@@ -10,6 +10,8 @@ cdef class Lock:
     cdef PyThread_type_lock mutex
     cdef unsigned long owner  # ident of the thread that holds it; 0: nobody
     cdef int depth  # how many times it does
+    cdef list trash  # what may run user code when it is let go; of no concern to any other thread
 
     cdef int acquire(self) except -1
     cdef int release(self) except -1
+    cdef int discard(self, object value) except -1

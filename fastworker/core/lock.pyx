@@ -2,7 +2,8 @@
 
 The GIL does not do: CPython may switch threads wherever an object is allocated or let go, in the
 middle of a transition. The lock can be taken again by the thread that has it, as an event may be
-handled in the middle of another one (a plugin's ``transition`` that calls the worker).
+handled in the middle of another one (a plugin's ``transition`` that calls the worker). What may run
+user code when it is let go is kept until the last of them has released the lock.
 
 Whoever waits for it does so without the GIL. The other order is safe too: a thread that holds the
 lock may wait for the GIL, since nobody waits for the lock while holding the GIL.
@@ -26,6 +27,7 @@ cdef class Lock:
     """
 
     def __cinit__(self):
+        self.trash = []
         self.mutex = PyThread_allocate_lock()
         if self.mutex == NULL:
             raise MemoryError
@@ -48,12 +50,25 @@ cdef class Lock:
 
     cdef int release(self) except -1:
         """Raises RuntimeError in a thread that does not hold it."""
+        cdef list trash = None
         if self.owner != PyThread_get_thread_ident():
             raise RuntimeError("released by a thread that does not hold it")
-        self.depth -= 1
-        if self.depth == 0:
-            self.owner = 0
-            PyThread_release_lock(self.mutex)
+        if self.depth > 1:
+            self.depth -= 1
+            return 0
+        if self.trash:
+            trash, self.trash = self.trash, []
+        self.depth = 0
+        self.owner = 0
+        PyThread_release_lock(self.mutex)
+        if trash is not None:
+            trash.clear()
+        return 0
+
+    cdef int discard(self, object value) except -1:
+        """Let a value go when nobody holds the lock any more; whoever calls this does."""
+        if value is not None:
+            self.trash.append(value)
         return 0
 
     def __enter__(self):

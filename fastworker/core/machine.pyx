@@ -237,12 +237,9 @@ cdef class Machine(Planner):
         """
         cdef list records = []
         cdef Recs recs = from_named(recommendations)
-        self.enter()
-        try:
+        with self.lock:
             self.begin()
             self.follow(recs, stimulus_id, records)
-        finally:
-            self.leave()
         return to_instructions(records)
 
     def _transition(self, TaskState ts not None, finish, *args, stimulus_id):
@@ -257,13 +254,10 @@ cdef class Machine(Planner):
         cdef Recs recs = Recs.__new__(Recs)
         if type(finish) is tuple and finish:
             finish, *args = finish
-        self.enter()
-        try:
+        with self.lock:
             self.begin()
             self.touch(ts)
             self.transition(ts, real_state_code(finish), tuple(args), stimulus_id, recs, records)
-        finally:
-            self.leave()
         return recs.named(), to_instructions(records)
 
     def _ensure_computing(self):

@@ -82,7 +82,7 @@ cdef class WorkerState(Events):
         """The same, but the answer is records (see records.pxd)."""
         cdef list records = []
         cdef Recs recs
-        self.enter()
+        self.lock.acquire()
         try:
             recs = self.take_recs()
             for event in stims:
@@ -92,7 +92,7 @@ cdef class WorkerState(Events):
                 self.follow(recs, event.stimulus_id, records)
             self.give_recs(recs)
         finally:
-            self.leave()
+            self.lock.release()
         return records
 
     cdef int log_event(self, object event) except -1:
@@ -134,7 +134,7 @@ cdef class WorkerState(Events):
         """A `ComputeTaskEvent`; `who_has` and `nbytes` may be None for no dependencies."""
         cdef list records = []
         cdef Recs recs
-        self.enter()
+        self.lock.acquire()
         try:
             recs = self.take_recs()
             self.begin()
@@ -151,7 +151,7 @@ cdef class WorkerState(Events):
             self.follow(recs, stimulus_id, records)
             self.give_recs(recs)
         finally:
-            self.leave()
+            self.lock.release()
         return records
 
     cpdef list task_done(
@@ -161,7 +161,7 @@ cdef class WorkerState(Events):
         """An `ExecuteSuccessEvent`."""
         cdef list records = []
         cdef Recs recs
-        self.enter()
+        self.lock.acquire()
         try:
             recs = self.take_recs()
             self.begin()
@@ -172,7 +172,7 @@ cdef class WorkerState(Events):
             self.follow(recs, stimulus_id, records)
             self.give_recs(recs)
         finally:
-            self.leave()
+            self.lock.release()
         return records
 
     cpdef list data_arrived(
@@ -181,7 +181,7 @@ cdef class WorkerState(Events):
         """A `GatherDepSuccessEvent`."""
         cdef list records = []
         cdef Recs recs
-        self.enter()
+        self.lock.acquire()
         try:
             recs = self.take_recs()
             self.begin()
@@ -192,14 +192,14 @@ cdef class WorkerState(Events):
             self.follow(recs, stimulus_id, records)
             self.give_recs(recs)
         finally:
-            self.leave()
+            self.lock.release()
         return records
 
     cpdef list free_keys(self, object keys, object stimulus_id):
         """A `FreeKeysEvent`."""
         cdef list records = []
         cdef Recs recs
-        self.enter()
+        self.lock.acquire()
         try:
             recs = self.take_recs()
             self.begin()
@@ -208,7 +208,7 @@ cdef class WorkerState(Events):
             self.follow(recs, stimulus_id, records)
             self.give_recs(recs)
         finally:
-            self.leave()
+            self.lock.release()
         return records
 
     # -------------------------------------------------------------------------------- accessors

@@ -263,7 +263,7 @@ cdef int released_forgotten(
             if dep.state_ == RELEASED and not dep.dependents_:
                 recs.put(dep, FORGOTTEN)
     m.purge(ts)
-    m.discard(ts.run_spec)
+    m.lock.discard(ts.run_spec)
     ts.state_ = FORGOTTEN
     m.tasks.pop(ts.key, None)
     return 0

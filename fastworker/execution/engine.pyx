@@ -188,13 +188,13 @@ cdef class Engine:
     def handle(self, *stims):
         """Let the core handle events of ``distributed.worker_state_machine``."""
         cdef list others = []
-        self.state.enter()
+        self.state.lock.acquire()
         try:
             if self.is_late(stims):
                 return
             self.route(self.state.handle_events(stims), False, others)
         finally:
-            self.state.leave()
+            self.state.lock.release()
         self.follow(others)
 
     cpdef compute(
@@ -204,7 +204,7 @@ cdef class Engine:
     ):
         """A task to compute, field by field as in ``ComputeTaskEvent``."""
         cdef list others = []
-        self.state.enter()
+        self.state.lock.acquire()
         try:
             self.route(
                 self.state.compute_task(
@@ -214,17 +214,17 @@ cdef class Engine:
                 False, others,
             )
         finally:
-            self.state.leave()
+            self.state.lock.release()
         self.follow(others)
 
     cpdef free_keys(self, object keys, object stimulus_id):
         """Keys whose data the scheduler does not need here any more."""
         cdef list others = []
-        self.state.enter()
+        self.state.lock.acquire()
         try:
             self.route(self.state.free_keys(keys, stimulus_id), False, others)
         finally:
-            self.state.leave()
+            self.state.lock.release()
         self.follow(others)
 
     cpdef take_on(self, object message):
@@ -291,7 +291,7 @@ cdef class Engine:
 
         Returns False, and does nothing, if the task does not run.
         """
-        self.state.enter()
+        self.state.lock.acquire()
         try:
             ts = self.state.tasks.get(key)
             if ts not in self.state.executing and ts not in self.state.long_running:
@@ -299,7 +299,7 @@ cdef class Engine:
             self.watchers.setdefault(key, []).append(future)
             return True
         finally:
-            self.state.leave()
+            self.state.lock.release()
 
 
 def resolve(list futures, event):

@@ -110,11 +110,11 @@ cdef class Runner:
         """Run a task, and then whatever the core has for this thread, until there is nothing."""
         cdef Run following = first
         try:
-            self.state.enter()
+            self.state.lock.acquire()
             try:
                 self.take(first)
             finally:
-                self.state.leave()
+                self.state.lock.release()
             while following is not None:
                 following = self.run_one()
         except BaseException as error:
@@ -287,7 +287,7 @@ cdef class Runner:
         nbytes = nbytes_of(value)
         describe_type(type(value))  # may run code of the type's, which has no place under the lock
         stimulus_id = stamped("task-finished")
-        self.state.enter()
+        self.state.lock.acquire()
         try:
             watchers = self.engine.take_watchers(key)
             self.threads[key] = self.ident
@@ -316,7 +316,7 @@ cdef class Runner:
                 _held = self.drop()
                 following = self.settle(records, others)
         finally:
-            self.state.leave()
+            self.state.lock.release()
         if watchers is not None:
             self.engine.tell(watchers, ExecuteSuccessEvent(
                 key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
@@ -363,7 +363,7 @@ cdef class Runner:
         cdef Run following = None
         cdef list others = []
         cdef list records, watchers = None
-        self.state.enter()
+        self.state.lock.acquire()
         try:
             watchers = self.engine.take_watchers(self.key)
             self.threads[self.key] = self.ident
@@ -375,7 +375,7 @@ cdef class Runner:
                 records = self.state.handle_events((event,))
                 following = self.settle(records, others)
         finally:
-            self.state.leave()
+            self.state.lock.release()
         if watchers is not None:
             self.engine.tell(watchers, event)
         self.engine.after(others, following is None)

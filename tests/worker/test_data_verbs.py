@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from functools import partial
 
 import pytest
@@ -143,6 +144,21 @@ async def test_delete_data_without_report(c, s, a, b):
     await until(lambda: released)
     assert [message["key"] for message in released] == ["y"]
     del x
+
+
+class Value:
+    """Of which it is known whether it still exists."""
+
+
+@pytest.mark.parametrize("let_go", [lambda w: w.delete_data(["x"]), lambda w: w.release_key("x")])
+@cluster(nthreads=ONE_WORKER)
+async def test_data_is_gone_at_once(c, s, a, let_go):
+    value = Value()
+    gone = weakref.ref(value)
+    a.update_data({"x": value})
+    del value
+    let_go(a)
+    assert gone() is None
 
 
 @cluster(nthreads=ONE_WORKER)
