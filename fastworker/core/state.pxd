@@ -15,6 +15,10 @@ cdef class WorkerState(Events):
         self, object key, object run_id, object value, double start, double stop, object nbytes,
         object type, object stimulus_id,
     )
+    cdef list task_done_locked(
+        self, object key, object run_id, object value, double start, double stop, object nbytes,
+        object type, object stimulus_id,
+    )
     cpdef list data_arrived(
         self, object worker, object total_nbytes, object data, object stimulus_id
     )

@@ -11,6 +11,7 @@ from distributed.worker_state_machine import (
     UpdateDataEvent,
 )
 
+from fastworker.core.clock cimport wall_clock
 from fastworker.core.events cimport Events
 from fastworker.core.records cimport to_instructions
 from fastworker.core.recs cimport Recs
@@ -159,20 +160,27 @@ cdef class WorkerState(Events):
         object type, object stimulus_id,
     ):
         """An `ExecuteSuccessEvent`."""
-        cdef list records = []
-        cdef Recs recs
         self.lock.acquire()
         try:
-            recs = self.take_recs()
-            self.begin()
-            self.stimulus_log.entries.append((
-                ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
-            ))
-            self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
-            self.follow(recs, stimulus_id, records)
-            self.give_recs(recs)
+            self.find_hooks()
+            return self.task_done_locked(key, run_id, value, start, stop, nbytes, type, stimulus_id)
         finally:
             self.lock.release()
+
+    cdef list task_done_locked(
+        self, object key, object run_id, object value, double start, double stop, object nbytes,
+        object type, object stimulus_id,
+    ):
+        """The same for who holds the lock and has just called `find_hooks`."""
+        cdef list records = []
+        cdef Recs recs = self.take_recs()
+        self.now = wall_clock()
+        self.stimulus_log.entries.append((
+            ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
+        ))
+        self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
+        self.follow(recs, stimulus_id, records)
+        self.give_recs(recs)
         return records
 
     cpdef list data_arrived(

@@ -281,9 +281,11 @@ cdef class Runner:
         cdef Run following = None
         cdef list others = []
         cdef list records, watchers = None
+        cdef bint has_hooks
         cdef TaskState ts = self.ts
         key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
         cls = type(value) if value is not None else None
+        event = None
         nbytes = nbytes_of(value)
         describe_type(type(value))  # may run code of the type's, which has no place under the lock
         stimulus_id = stamped("task-finished")
@@ -291,18 +293,21 @@ cdef class Runner:
         try:
             watchers = self.engine.take_watchers(key)
             self.threads[key] = self.ident
-            if self.state.find_hooks():
-                self.engine.leave_to_loop(ExecuteSuccessEvent(
+            has_hooks = self.state.find_hooks()
+            if has_hooks or watchers is not None:
+                event = ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
                     type=cls, stimulus_id=stimulus_id,
-                ))
+                )
+            if has_hooks:
+                self.engine.leave_to_loop(event)
                 self.measure(SUCCESS)
                 _held = self.drop()
             else:
                 # Storing the result may have something to report
                 PyContext_Enter(self.home)
                 try:
-                    records = self.state.task_done(
+                    records = self.state.task_done_locked(
                         key, run_id, value, start, stop, nbytes, cls, stimulus_id
                     )
                 finally:
@@ -318,10 +323,7 @@ cdef class Runner:
         finally:
             self.state.lock.release()
         if watchers is not None:
-            self.engine.tell(watchers, ExecuteSuccessEvent(
-                key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
-                type=cls, stimulus_id=stimulus_id,
-            ))
+            self.engine.tell(watchers, event)
         if self.engine.memory is not None and self.engine.memory.over_target:
             # Before the scheduler hears of the result, or it would send more while there is no room
             self.spill(span_id, prefix)
