@@ -24,6 +24,7 @@ from distributed.metrics import time
 from distributed.scheduler import KilledWorker
 from distributed.utils import thread_state
 from distributed.utils_test import gen_cluster, wait_for_state
+from distributed.worker_state_machine import ExecuteSuccessEvent
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
 import fastworker
@@ -687,6 +688,18 @@ async def test_times(c, s, a):
     assert start <= before <= stop <= time() + 1e6
     assert a.state.tasks["x"].start_time is not None
     assert a.state.threads["x"] in {thread.ident for thread in a.executors["default"]._threads}
+
+
+@as_stock()
+async def test_stimulus_ids_say_what_happened_and_when(c, s, a):
+    before = time()
+    await c.submit(inc, 1, key="x")
+    after = time()
+    finished = a.state.stimulus_story("x")[-1]
+    assert type(finished) is ExecuteSuccessEvent
+    what, when = re.fullmatch(r"(.*)-(\d+\.\d{1,7})", finished.stimulus_id).groups()
+    assert what == "task-finished"
+    assert before - 1e-6 <= float(when) <= after
 
 
 # --------------------------------------------------------------------- the end of the worker
