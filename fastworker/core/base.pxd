@@ -82,6 +82,7 @@ cdef class Base:
     cdef int purge(self, TaskState ts) except -1
     cdef int put_in_queues(self, TaskState ts) except -1
     cdef int store(self, TaskState ts, object value) except -1
+    cdef object look(self, object key)
     cdef int release(self, object key) except -1
     cdef bint holds(self, object key) except -1
     cdef int take_resources(self, TaskState ts, int sign) except -1

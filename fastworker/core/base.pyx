@@ -5,6 +5,7 @@ import math
 import random
 from collections import defaultdict
 
+from fastworker.core.clock cimport wall_clock
 from fastworker.core.counters cimport TaskCounter
 from fastworker.core.lock cimport Lock
 from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
@@ -20,6 +21,8 @@ import dask
 from distributed.sizeof import safe_sizeof
 
 logger = logging.getLogger("distributed.worker.state_machine")
+
+cdef double SLOW_WRITE = 0.005  # seconds; a mapping that takes longer has written to disk
 
 
 cdef int expect(bint ok, object what) except -1:
@@ -277,6 +280,7 @@ cdef class Base:
     cdef int store(self, TaskState ts, object value) except -1:
         """Keep a task's value in `data`. Raises what the mapping raises: it does not pickle."""
         cdef bint known = ts.nbytes_ != NO_NBYTES
+        cdef double start, stop
         key = ts.key
         if self.values is not None:
             if not known:
@@ -287,13 +291,27 @@ cdef class Base:
             self.lock.discard(self.plain_data.get(key))
             self.plain_data[key] = value
             return 0
+        start = wall_clock()
         try:
             self.data_[key] = value
         except Exception:
             if not known:
                 ts.nbytes_ = NO_NBYTES
             raise
+        stop = wall_clock()
+        if stop - start > SLOW_WRITE:
+            ts.startstops.append({"action": "disk-write", "start": start, "stop": stop})
         return 0
+
+    cdef object look(self, object key):
+        """A value that is in memory, or MISSING: spilled, not here, or to be had by way of `data`
+        alone.
+        """
+        if self.values is not None:
+            return self.values.look(key)
+        if self.plain_data is not None:
+            return self.plain_data.get(key, MISSING)
+        return MISSING
 
     cdef int release(self, object key) except -1:
         """Drop a value from `data`, if it is there."""

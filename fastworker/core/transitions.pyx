@@ -7,7 +7,6 @@ worker should do). Which transitions exist, what they recommend and in which ord
 """
 
 from fastworker.core.base cimport expect
-from fastworker.core.clock cimport wall_clock
 from fastworker.core.log cimport PUT_IN_MEMORY
 from fastworker.core.planning cimport Planner
 from fastworker.core.records cimport dropped, finished, held, run
@@ -29,7 +28,6 @@ from distributed.worker_state_machine import (
 )
 
 cdef object NO_RUN_ID = -1
-cdef double SLOW_WRITE = 0.005  # seconds; a store that takes longer has written to disk
 
 cdef transition_t TABLE[N_STATES][N_STATES]
 
@@ -144,7 +142,6 @@ cdef int to_memory(
 ) except -1:
     """The only place where values enter the store."""
     cdef TaskState dep
-    cdef double start, stop
     key = ts.key
     value = args[0]  # the callers have looked that it is there
     if m.validate:
@@ -152,16 +149,12 @@ cdef int to_memory(
     if m.actors and key in m.actors:
         m.actors[key] = value
     else:
-        start = wall_clock()
         try:
             m.store(ts, value)
         except Exception as e:
             # Larger than what may be held in memory, and not to be spilled: it does not pickle
             recs.put_args(ts, ERROR, (*tuple(error_message(e).values())[1:], run_id))
             return 0
-        stop = wall_clock()
-        if stop - start > SLOW_WRITE:
-            ts.startstops.append({"action": "disk-write", "start": start, "stop": stop})
 
     ts.state_ = MEMORY
     if ts.nbytes_ == NO_NBYTES:

@@ -16,7 +16,7 @@ from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
 from fastworker.core.records cimport Run, describe_type
 from fastworker.core.states cimport CANCELLED, MEMORY
 from fastworker.core.task cimport TaskState
-from fastworker.core.values cimport MISSING, Values
+from fastworker.core.values cimport MISSING
 from fastworker.data.sizes cimport nbytes_of
 from fastworker.execution.engine cimport Engine
 from fastworker.execution.metrics cimport CANCELLED as RUN_FOR_NOTHING
@@ -145,8 +145,6 @@ cdef class Runner:
         The inputs are held from here on, whatever becomes of their keys.
         """
         cdef TaskState ts = run.task, dep
-        cdef Values values = self.state.values
-        cdef dict data = <dict>self.state.data if type(self.state.data) is dict else None
         self.ts = ts
         self.key = ts.key
         self.run_id = ts.run_id
@@ -163,20 +161,17 @@ cdef class Runner:
         if ts.dependencies_ is None:
             return 0
         for dep in ts.dependencies_:
-            if values is not None:
-                value = values.look(dep.key)
-                if value is not MISSING:
-                    self.sample.read_count += 1
-                    self.sample.read_bytes += dep.nbytes_
-                    self.sample.read_largest = max(self.sample.read_largest, dep.nbytes_)
-            else:
-                value = data.get(dep.key, MISSING) if data is not None else MISSING
-            if value is not MISSING:
-                self.inputs[dep.key] = value
-            elif self.absent is None:
-                self.absent = [dep.key]
-            else:
+            value = self.state.look(dep.key)
+            if value is MISSING:
+                if self.absent is None:
+                    self.absent = []
                 self.absent.append(dep.key)
+                continue
+            self.inputs[dep.key] = value
+            if self.state.values is not None:
+                self.sample.read_count += 1
+                self.sample.read_bytes += dep.nbytes_
+                self.sample.read_largest = max(self.sample.read_largest, dep.nbytes_)
         return 0
 
     cdef tuple drop(self):
