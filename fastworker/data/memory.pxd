@@ -49,18 +49,15 @@ cdef class Memory(Values):
     cdef readonly list on_evict
     cdef readonly list on_cancel_evict
     cdef readonly object weight
-    # What was read by `look` and the like: ever-growing, and how much of it has been drained
+    # What was read by `look` and the like: ever-growing
     cdef readonly int64_t read_count
     cdef readonly int64_t read_bytes
-    cdef int64_t drained_count
-    cdef int64_t drained_bytes
-
-    cdef void drain_reads(self, int64_t* count, int64_t* nbytes) noexcept
 
     cdef Entry find(self, object key)
     cdef int insert(self, Entry entry) except -1
     cdef int remove(self, Entry entry) except -1
     cdef void note_read(self, Entry entry) noexcept
+    cdef void renew(self, Entry entry) noexcept
     cdef bint exceeds(self, double limit) noexcept
     cdef Entry oldest_idle(self)
     cdef int begin_leaving(self, Entry entry) except -1

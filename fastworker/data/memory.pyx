@@ -176,13 +176,6 @@ cdef class Memory(Values):
             len(self.away) != 0 and PyDict_Contains(self.away, key)
         )
 
-    cdef void drain_reads(self, int64_t* count, int64_t* nbytes) noexcept:
-        """What has been read since this was called last."""
-        count[0] = self.read_count - self.drained_count
-        nbytes[0] = self.read_bytes - self.drained_bytes
-        self.drained_count = self.read_count
-        self.drained_bytes = self.read_bytes
-
     # The same for Python code
 
     def try_put(self, key, value, int64_t nbytes):
@@ -225,6 +218,10 @@ cdef class Memory(Values):
     cdef void note_read(self, Entry entry) noexcept:
         self.read_count += 1
         self.read_bytes += entry.nbytes
+        self.renew(entry)
+
+    cdef void renew(self, Entry entry) noexcept:
+        """It has just been used."""
         if entry.newer != <PyObject*>self.ends:
             unlink(entry)
             link_before(entry, self.ends)
@@ -394,22 +391,12 @@ cdef class Memory(Values):
                 self.stay(entry)
         return None, None, 0
 
-    def evict_oldest(self):
-        """`evict` the oldest entry that can be; None if there is none."""
+    def evict_oldest(self, Entry but=None):
+        """`evict` the oldest entry that can be; None if there is none, or if it is `but`."""
         cdef Entry entry
         with self.lock:
             entry = self.oldest_idle()
-            if entry is None:
-                return None
-            self.begin_leaving(entry)
-        return self.move_out(entry)
-
-    def evict_before(self, Entry last not None):
-        """`evict` the oldest entry that can be, if it is older than this one; else None."""
-        cdef Entry entry
-        with self.lock:
-            entry = self.oldest_idle()
-            if entry is None or entry is last:
+            if entry is None or entry is but:
                 return None
             self.begin_leaving(entry)
         return self.move_out(entry)
@@ -516,9 +503,7 @@ cdef class Memory(Values):
             entry = self.find(key)
             if entry is None:
                 raise KeyError(key)
-            if entry.newer != <PyObject*>self.ends:
-                unlink(entry)
-                link_before(entry, self.ends)
+            self.renew(entry)
         return entry.value
 
     def __delitem__(self, key):

@@ -163,7 +163,7 @@ class Store(SpillBuffer):
             self._log_failure(error)
             # Everything else goes instead, as far as it can
             try:
-                while len(self.fast) > 1 and entry.held and self.fast.evict_before(entry):
+                while len(self.fast) > 1 and entry.held and self.fast.evict_oldest(but=entry):
                     pass
             except Exception:
                 logger.debug("Spilling what is older than %r failed too", key, exc_info=True)
