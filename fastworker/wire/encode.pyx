@@ -329,66 +329,60 @@ cdef int put_record(Bytes* out, object record) except -1:
     return done
 
 
+cdef inline int put_field(Bytes* out, const char* name, object value) except -1:
+    """What stands before a value, in msgpack, and the value; 0 if that is not plain."""
+    put_literal(out, name)
+    return put_nested(out, value, 0)
+
+
 cdef int put_finished(Bytes* out, Finished record) except -1:
     cdef tuple described = known_description(record.type)
     if described is None:
         return 0
-    put_literal(out, b"\x8b\xa3key")
-    if not put_nested(out, record.key, 0):
+    if not put_field(out, b"\x8b\xa3key", record.key):
         return 0
-    put_literal(out, b"\xa6run_id")
-    if not put_nested(out, record.run_id, 0):
+    if not put_field(out, b"\xa6run_id", record.run_id):
         return 0
     put_literal(out, b"\xa6nbytes")
     put_int(out, record.nbytes)
-    put_literal(out, b"\xa4type")
-    if not put_nested(out, described[0], 0):
+    if not put_field(out, b"\xa4type", described[0]):
         return 0
-    put_literal(out, b"\xa8typename")
-    if not put_nested(out, described[1], 0):
+    if not put_field(out, b"\xa8typename", described[1]):
         return 0
-    put_literal(out, b"\xa8metadata")
     if record.metadata is None:
-        put_literal(out, b"\x80")
-    elif not put_nested(out, record.metadata, 0):
+        put_literal(out, b"\xa8metadata\x80")
+    elif not put_field(out, b"\xa8metadata", record.metadata):
         return 0
-    put_literal(out, b"\xa6thread")
-    if not put_nested(out, record.thread, 0):
+    if not put_field(out, b"\xa6thread", record.thread):
         return 0
-    put_literal(out, b"\xaastartstops")
     if record.startstops is not None:
-        if not put_nested(out, record.startstops, 0):
+        if not put_field(out, b"\xaastartstops", record.startstops):
             return 0
     elif isnan(record.compute_start):
-        put_literal(out, b"\x90")
+        put_literal(out, b"\xaastartstops\x90")
     else:
-        put_literal(out, b"\x91\x83\xa6action\xa7compute\xa5start\xcb")
+        put_literal(out, b"\xaastartstops\x91\x83\xa6action\xa7compute\xa5start\xcb")
         need(out, 8)
         write_double(out, record.compute_start)
         put_literal(out, b"\xa4stop\xcb")
         need(out, 8)
         write_double(out, record.compute_stop)
-    put_literal(out, b"\xa2op\xadtask-finished\xabstimulus_id")
-    if not put_nested(out, record.stimulus_id, 0):
+    if not put_field(out, b"\xa2op\xadtask-finished\xabstimulus_id", record.stimulus_id):
         return 0
     put_literal(out, b"\xa6status\xa2OK")
     return 1
 
 
 cdef int put_held(Bytes* out, Held record) except -1:
-    put_literal(out, b"\x83\xa4keys\x91")
-    if not put_nested(out, record.key, 0):
+    if not put_field(out, b"\x83\xa4keys\x91", record.key):
         return 0
-    put_literal(out, b"\xa2op\xa8add-keys\xabstimulus_id")
-    return put_nested(out, record.stimulus_id, 0)
+    return put_field(out, b"\xa2op\xa8add-keys\xabstimulus_id", record.stimulus_id)
 
 
 cdef int put_dropped(Bytes* out, Dropped record) except -1:
-    put_literal(out, b"\x83\xa3key")
-    if not put_nested(out, record.key, 0):
+    if not put_field(out, b"\x83\xa3key", record.key):
         return 0
-    put_literal(out, b"\xa2op\xb3release-worker-data\xabstimulus_id")
-    return put_nested(out, record.stimulus_id, 0)
+    return put_field(out, b"\xa2op\xb3release-worker-data\xabstimulus_id", record.stimulus_id)
 
 
 # ------------------------------------------------------------------------------- for Python
