@@ -51,6 +51,11 @@ cdef long ONE_DIGIT = 1 << 15  # no int below has more than one, whatever digits
 cdef object make_list = list  # called as Python calls it: how much room a list has depends on that
 
 
+cdef inline PyObject* handler_of(object cls) except? NULL:
+    """What Dask has for this very type, borrowed; NULL if it has nothing."""
+    return PyDict_GetItemWithError(handlers, cls)
+
+
 cpdef object nbytes_of(object value):
     """How many bytes a value takes, as ``distributed.sizeof.safe_sizeof`` finds.
 
@@ -59,7 +64,7 @@ cpdef object nbytes_of(object value):
     cdef Py_ssize_t size = native(value, 0)
     if size >= 0:
         return size
-    cdef PyObject* found = PyDict_GetItemWithError(handlers, type(value))
+    cdef PyObject* found = handler_of(type(value))
     if found == NULL:
         return safe_sizeof(value)
     handler = <object>found
@@ -71,7 +76,7 @@ cpdef object nbytes_of(object value):
 
 cdef Py_ssize_t native(object value, int depth) except -2:
     """The size, or -1 if it takes more than is known here to find it."""
-    cdef PyObject* found = PyDict_GetItemWithError(handlers, type(value))
+    cdef PyObject* found = handler_of(type(value))
     if found == NULL:
         return -1
     if found == <PyObject*>GETSIZEOF:
@@ -151,7 +156,3 @@ cdef Py_ssize_t mapping_size(dict value, int depth) except -2:
     if values < 0:
         return -1
     return <Py_ssize_t>getsizeof(value) + keys + values - 2 * EMPTY_LIST
-
-
-cdef inline PyObject* handler_of(object cls) except? NULL:
-    return PyDict_GetItemWithError(handlers, cls)
