@@ -14,7 +14,6 @@ from distributed.worker_state_machine import (
     AcquireReplicasEvent,
     AddKeysMsg,
     RefreshWhoHasEvent,
-    ReleaseWorkerDataMsg,
     RemoveReplicasEvent,
     RequestRefreshWhoHasMsg,
     StateMachineEvent,
@@ -121,13 +120,10 @@ class DataVerbs(Steering):
         for key in wanted:
             self._check_unused(self._known(key))
         event = RemoveReplicasEvent(keys=wanted, stimulus_id=new_stimulus_id("delete-data"))
-        self._drive(
-            lambda: [
-                instruction
-                for instruction in self.state.handle_stimulus(event)
-                if report or not isinstance(instruction, ReleaseWorkerDataMsg)
-            ]
-        )
+        if report:
+            self.handle_stimulus(event)
+        else:
+            self._drive_unreported(event)
         return {"status": "OK"}
 
     @undisturbed

@@ -132,8 +132,14 @@ class Steering:
             self.handle_stimulus(event)
             self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in rerun])
         else:
-            self._drive(lambda: _without_release_data(self.state.handle_stimulus(event)))
+            self._drive_unreported(event)
 
-
-def _without_release_data(instructions: Iterable[Instruction]) -> list[Instruction]:
-    return [each for each in instructions if not isinstance(each, ReleaseWorkerDataMsg)]
+    def _drive_unreported(self, event: StateMachineEvent) -> None:
+        """Have the state machine handle an event, and not tell the scheduler what is gone by it."""
+        self._drive(
+            lambda: [
+                instruction
+                for instruction in self.state.handle_stimulus(event)
+                if not isinstance(instruction, ReleaseWorkerDataMsg)
+            ]
+        )
