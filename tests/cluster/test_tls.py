@@ -2,73 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-from pathlib import Path
-
 import pytest
+from certificates import Authority
 from cluster_launcher import START_TIMEOUT, collect
 from cluster_tasks import add, array_of, checksum, increment
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from distributed import Client
 from distributed.security import Security
-
-
-class Authority:
-    """A certificate authority that lives as long as the test."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self.directory = directory
-        self.name = name
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = self._certificate(name, self.key, ca=True)
-        self.ca_file = self._write(f"{name}-ca.pem", self._pem(self.certificate))
-
-    def issue(self, subject: str) -> tuple[Path, Path]:
-        """The files of a new certificate and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._certificate(subject, key, ca=False)
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        return (
-            self._write(f"{self.name}-{subject}-cert.pem", self._pem(certificate)),
-            self._write(f"{self.name}-{subject}-key.pem", private),
-        )
-
-    def _certificate(self, subject: str, key: ec.EllipticCurvePrivateKey, ca: bool):
-        now = datetime.datetime.now(datetime.timezone.utc)
-
-        def named(text):
-            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(named(subject))
-            .issuer_name(named(self.name))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        )
-        if not ca:
-            loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
-        return builder.sign(self.key, hashes.SHA256())
-
-    def _pem(self, certificate: x509.Certificate) -> bytes:
-        return certificate.public_bytes(serialization.Encoding.PEM)
-
-    def _write(self, name: str, content: bytes) -> Path:
-        path = self.directory / name
-        path.write_bytes(content)
-        return path
 
 
 def security(authority: Authority) -> Security:

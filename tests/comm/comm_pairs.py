@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 from distributed.comm import Comm, connect, listen
 from distributed.comm import tcp as stock
 from distributed.comm.registry import backends
@@ -80,66 +73,6 @@ async def pair(
             far.abort()
     finally:
         listener.stop()
-
-
-class Authority:
-    """A certificate authority that lives as long as the test."""
-
-    def __init__(self, directory: Path, name: str = "ours") -> None:
-        self.directory = directory
-        self.name = name
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = self._sign(name, self.key, ca=True, host="127.0.0.1")
-        self.ca_file = directory / f"{name}-ca.pem"
-        self.ca_file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
-
-    def context(
-        self, purpose: ssl.Purpose, host: str = "127.0.0.1", trusts: Authority | None = None
-    ) -> ssl.SSLContext:
-        """For one end: a certificate of this authority, trust in this or another one."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign("peer", key, ca=False, host=host)
-        file = self.directory / f"{self.name}-{certificate.serial_number}.pem"
-        file.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        context = ssl.create_default_context(purpose, cafile=str((trusts or self).ca_file))
-        context.load_cert_chain(str(file))
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def server(self, **kwargs: Any) -> ssl.SSLContext:
-        return self.context(ssl.Purpose.CLIENT_AUTH, **kwargs)
-
-    def client(self, **kwargs: Any) -> ssl.SSLContext:
-        return self.context(ssl.Purpose.SERVER_AUTH, **kwargs)
-
-    def _sign(self, subject: str, key: ec.EllipticCurvePrivateKey, ca: bool, host: str):
-        now = datetime.datetime.now(datetime.timezone.utc)
-
-        def named(text: str) -> x509.Name:
-            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(named(subject))
-            .issuer_name(named(self.name))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        )
-        if not ca:
-            address = x509.IPAddress(ipaddress.ip_address(host))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        return builder.sign(self.key, hashes.SHA256())
 
 
 def tls(authority: Authority) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import asyncio
 import dask
 import numpy as np
 import pytest
-from comm_pairs import MAKES, Authority, connected, listening, pair, registered, run, tls
+from certificates import Authority
+from comm_pairs import MAKES, connected, listening, pair, registered, run, tls
 from distributed.comm import CommClosedError, connect, listen, parse_address
 from distributed.comm.registry import get_backend
 from distributed.protocol import Serialized, to_serialize

@@ -11,7 +11,8 @@ import threading
 import numpy as np
 import psutil
 import pytest
-from comm_pairs import Authority, connected, listening, pair, run, tls
+from certificates import Authority
+from comm_pairs import connected, listening, pair, run, tls
 from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
 

@@ -13,7 +13,8 @@ import time
 import dask
 import psutil
 import pytest
-from comm_pairs import Authority, connected, listening, pair, run
+from certificates import Authority
+from comm_pairs import connected, listening, pair, run
 from distributed.comm import CommClosedError
 from distributed.protocol import dumps
 

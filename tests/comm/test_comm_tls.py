@@ -9,7 +9,8 @@ import socket
 import ssl
 
 import pytest
-from comm_pairs import MAKES, Authority, connected, listening, pair, registered, run, tls
+from certificates import Authority
+from comm_pairs import MAKES, connected, listening, pair, registered, run, tls
 from distributed.comm import connect
 from distributed.comm.core import CommClosedError, FatalCommClosedError
 
