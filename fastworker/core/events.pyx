@@ -2,6 +2,7 @@
 
 import logging
 
+from fastworker.core.arrivals cimport report_finished
 from fastworker.core.base cimport expect
 from fastworker.core.log cimport (
     CANCEL_COMPUTE, COMPUTE_TASK, FREE_KEYS, MISSING_DEP, RECEIVE_FROM_SCATTER, REMOVE_REPLICA,
@@ -14,9 +15,8 @@ from fastworker.core.states cimport (
     RESCHEDULED, WAITING, state_name,
 )
 from fastworker.core.task cimport (
-    TaskState, add_compute_times, clear_error, need, set_nbytes, set_priority,
+    NO_RUN_ID, TaskState, add_compute_times, clear_error, need, set_nbytes, set_priority,
 )
-from fastworker.core.transitions cimport report_finished
 
 from distributed.worker_state_machine import (
     AcquireReplicasEvent,
@@ -46,8 +46,6 @@ from distributed.worker_state_machine import (
 )
 
 logger = logging.getLogger("distributed.worker.state_machine")
-
-cdef object NO_RUN_ID = -1
 
 cdef enum Code:
     ACQUIRE_REPLICAS_EVENT = 1

@@ -12,6 +12,8 @@ cdef struct QueueSlot:
 cdef enum:
     NO_NBYTES = -1
 
+cdef object NO_RUN_ID  # of a task that nobody has asked to be run here
+
 
 cdef class TaskExtras:
     """The fields that hardly any task has, kept apart so that the others do not pay for them."""

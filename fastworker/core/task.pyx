@@ -22,7 +22,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject* o) noexcept
 
 cdef set EMPTY = set()  # shared, never written to
-cdef object NO_RUN_ID = -1
+NO_RUN_ID = -1
 
 cdef Py_ssize_t last_serial = 0
 cdef void* newest = NULL  # the TaskState that was created last, as head of the list of all

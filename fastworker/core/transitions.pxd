@@ -13,4 +13,3 @@ ctypedef int (*transition_t)(
 ) except -1
 
 cdef transition_t find_transition(int start, int finish) noexcept  # NULL: there is none
-cdef object report_finished(Planner m, TaskState ts, object run_id, object stimulus_id)

@@ -2,190 +2,29 @@
 
 Each transition is a plain C function. It changes the task and the collections that the task stands
 in, adds to the recommendations (which other tasks should go where) and to the records (what the
-worker should do). Which transitions exist, what they recommend and in which order is defined by
+worker should do). What transitions to the same state have in common is in ``arrivals``.
+
+Which transitions exist, what they recommend and in which order is defined by
 ``distributed.worker_state_machine.WorkerState``, and the tests hold ours against it.
 """
 
+from fastworker.core.arrivals cimport (
+    ADD_KEYS, NOTHING, TASK_FINISHED, Report, expect_args, to_error, to_fetch, to_memory,
+    to_missing, to_released, to_waiting,
+)
 from fastworker.core.base cimport expect
-from fastworker.core.log cimport PUT_IN_MEMORY
 from fastworker.core.planning cimport Planner
-from fastworker.core.records cimport dropped, finished, held, run
+from fastworker.core.records cimport dropped, run
 from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport (
     CANCELLED, CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, FORGOTTEN, LONG_RUNNING, MEMORY,
     MISSING, N_STATES, NONE, READY, RELEASED, RESCHEDULED, RESUMED, WAITING, state_name,
 )
-from fastworker.core.task cimport (
-    NO_NBYTES, TaskExtras, TaskState, extras_of, need, set_nbytes, startstops_snapshot,
-)
+from fastworker.core.task cimport NO_NBYTES, NO_RUN_ID, TaskState, need
 
-from distributed.core import error_message
-from distributed.sizeof import safe_sizeof
-from distributed.worker_state_machine import (
-    LongRunningMsg,
-    RescheduleMsg,
-    TaskErredMsg,
-)
-
-cdef object NO_RUN_ID = -1
+from distributed.worker_state_machine import LongRunningMsg, RescheduleMsg
 
 cdef transition_t TABLE[N_STATES][N_STATES]
-
-
-# ------------------------------------------------------------------------------ shared by several
-
-cdef int expect_args(TaskState ts, tuple args, Py_ssize_t n) except -1:
-    """Python code can recommend too, and leave out what the transition needs."""
-    if args is None or len(args) != n:
-        raise TypeError(
-            f"this transition of {ts!r} takes {n} arguments; got {0 if args is None else len(args)}"
-        )
-    return 0
-
-
-cdef int to_fetch(Planner m, TaskState ts, Recs recs) except -1:
-    if not ts.who_has_:
-        recs.put(ts, MISSING)
-        return 0
-    ts.state_ = FETCH
-    ts.done = False
-    m.fetch_count += 1
-    expect(ts.prio.n != 0, ts)
-    m.put_in_queues(ts)
-    return 0
-
-
-cdef int to_missing(Planner m, TaskState ts) except -1:
-    if m.validate:
-        expect(not ts.who_has_, ts)
-    ts.state_ = MISSING
-    m.missing_dep_flight.add(ts)
-    ts.done = False
-    return 0
-
-
-cdef int to_released(Planner m, TaskState ts, Recs recs) except -1:
-    """Drop all that is held for the task; recommend the same for dependencies it leaves idle."""
-    cdef TaskState dep
-    m.purge(ts)
-    if ts.dependencies_ is not None:
-        for dep in ts.dependencies_:
-            if not dep.waiters_ and not (
-                dep.state_ == READY or dep.state_ == CONSTRAINED or dep.state_ == WAITING
-                or dep.state_ == EXECUTING or dep.state_ == LONG_RUNNING or dep.state_ == MEMORY
-            ):
-                recs.put(dep, RELEASED)
-    ts.state_ = RELEASED
-    if not ts.dependents_:
-        recs.put(ts, FORGOTTEN)
-    return 0
-
-
-cdef int to_waiting(Planner m, TaskState ts, Recs recs) except -1:
-    cdef TaskState dep
-    cdef set lacking = None
-    if ts.dependencies_ is not None:
-        if m.validate:
-            for dep in ts.dependencies_:
-                expect(dep.key in m.tasks, dep)
-        for dep in ts.dependencies_:
-            if dep.state_ != MEMORY:
-                if lacking is None:
-                    lacking = set()
-                lacking.add(dep)
-                if dep.waiters_ is None:
-                    dep.waiters_ = set()
-                dep.waiters_.add(ts)
-                recs.put(dep, FETCH)
-    ts.waiting_for_data_ = lacking
-    if lacking is None:
-        recs.put(ts, READY)
-    ts.state_ = WAITING
-    m.waiting.add(ts)
-    return 0
-
-
-cdef int to_error(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
-) except -1:
-    cdef TaskExtras extras = extras_of(ts)
-    expect_args(ts, args, 5)
-    (
-        extras.exception, extras.traceback, extras.exception_text, extras.traceback_text, run_id
-    ) = args
-    ts.state_ = ERROR
-    expect(bool(extras.exception), ts)
-    records.append(TaskErredMsg(
-        key=ts.key,
-        run_id=run_id,
-        exception=extras.exception,
-        traceback=extras.traceback,
-        exception_text=extras.exception_text,
-        traceback_text=extras.traceback_text,
-        thread=m.threads.get(ts.key),
-        startstops=startstops_snapshot(ts),
-        stimulus_id=stimulus_id,
-    ))
-    return 0
-
-
-cdef enum Report:
-    # What the scheduler is told of a key that is now in memory
-    NOTHING  # it was scattered: the scheduler does not know the key yet
-    ADD_KEYS  # a replica of what is in memory elsewhere
-    TASK_FINISHED
-
-
-cdef int to_memory(
-    Planner m, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
-    Recs recs, list records,
-) except -1:
-    """The only place where values enter the store."""
-    cdef TaskState dep
-    key = ts.key
-    value = args[0]  # the callers have looked that it is there
-    if m.validate:
-        expect(key not in m.data_ and ts.state_ != MEMORY, ts)
-    if m.actors and key in m.actors:
-        m.actors[key] = value
-    else:
-        try:
-            m.store(ts, value)
-        except Exception as e:
-            # Larger than what may be held in memory, and not to be spilled: it does not pickle
-            recs.put_args(ts, ERROR, (*tuple(error_message(e).values())[1:], run_id))
-            return 0
-
-    ts.state_ = MEMORY
-    if ts.nbytes_ == NO_NBYTES:
-        set_nbytes(ts, safe_sizeof(value))
-    m.nbytes += ts.nbytes_
-    ts.type = type(value)
-
-    if ts.dependents_ is not None:
-        for dep in ts.dependents_:
-            if dep.waiting_for_data_ is not None:
-                dep.waiting_for_data_.discard(ts)
-                if not dep.waiting_for_data_:
-                    dep.waiting_for_data_ = None  # an empty set takes more than a whole task
-            if dep.state_ == WAITING and dep.waiting_for_data_ is None:
-                recs.put(dep, READY)
-
-    m.log.write(PUT_IN_MEMORY, key, None, stimulus_id, m.now)
-    if report == ADD_KEYS:
-        records.append(held(ts, stimulus_id))
-    elif report == TASK_FINISHED:
-        expect(run_id != NO_RUN_ID, ts)
-        records.append(report_finished(m, ts, run_id, stimulus_id))
-    return 0
-
-
-cdef object report_finished(Planner m, TaskState ts, object run_id, object stimulus_id):
-    """The record that tells the scheduler that the task is in memory."""
-    if m.validate:
-        expect(ts.state_ == MEMORY and m.holds(ts.key) and ts.type is not None, ts)
-    expect(ts.nbytes_ != NO_NBYTES, ts)
-    return finished(ts, run_id, m.threads.get(ts.key), stimulus_id)
 
 
 cdef int forget_detour(TaskState ts) except -1:

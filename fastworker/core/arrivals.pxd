@@ -1,0 +1,25 @@
+"""What it takes to enter a state, by whichever transition a task comes there."""
+
+from fastworker.core.planning cimport Planner
+from fastworker.core.recs cimport Recs
+from fastworker.core.task cimport TaskState
+
+cdef enum Report:
+    # What the scheduler is told of a key that is now in memory
+    NOTHING  # it was scattered: the scheduler does not know the key yet
+    ADD_KEYS  # a replica of what is in memory elsewhere
+    TASK_FINISHED
+
+cdef int expect_args(TaskState ts, tuple args, Py_ssize_t n) except -1
+cdef int to_fetch(Planner m, TaskState ts, Recs recs) except -1
+cdef int to_missing(Planner m, TaskState ts) except -1
+cdef int to_released(Planner m, TaskState ts, Recs recs) except -1
+cdef int to_waiting(Planner m, TaskState ts, Recs recs) except -1
+cdef int to_error(
+    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+) except -1
+cdef int to_memory(
+    Planner m, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
+    Recs recs, list records,
+) except -1
+cdef object report_finished(Planner m, TaskState ts, object run_id, object stimulus_id)
