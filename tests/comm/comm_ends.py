@@ -9,6 +9,7 @@ from distributed.comm import connect, listen
 from distributed.security import Security
 
 NEVER = 3600.0  # seconds: an interval that does not end during a test
+EVERY_TRANSPORT = ["tcp://127.0.0.1:0", "tls://127.0.0.1:0", "inproc://", "ws://127.0.0.1:0"]
 PATIENCE = 30  # seconds for whatever should happen at once
 
 

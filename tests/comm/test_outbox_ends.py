@@ -10,15 +10,13 @@ import time
 from datetime import timedelta
 
 import pytest
-from comm_ends import NEVER, Ends, in_thread, started
+from comm_ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
 from distributed.comm import CommClosedError
 from distributed.protocol.serialize import Serialize, ToPickle
 from distributed.utils_test import captured_logger, freeze_batched_send, gen_test
 from distributed.worker_state_machine import RescheduleMsg
 
 from fastworker.comm.outbox import Outbox
-
-EVERY_TRANSPORT = ["tcp://127.0.0.1:0", "tls://127.0.0.1:0", "inproc://", "ws://127.0.0.1:0"]
 
 
 class Unpicklable:

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from comm_ends import NEVER, PATIENCE, Ends, in_thread, started
+from comm_ends import EVERY_TRANSPORT, NEVER, PATIENCE, Ends, in_thread, started
 from distributed.protocol.serialize import ToPickle
 from distributed.utils_test import gen_test
 from distributed.worker_state_machine import (
@@ -24,8 +24,6 @@ from distributed.worker_state_machine import (
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
-
-EVERY_TRANSPORT = ["tcp://127.0.0.1:0", "tls://127.0.0.1:0", "inproc://", "ws://127.0.0.1:0"]
 
 
 def finished(keys, value=1):
