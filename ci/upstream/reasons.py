@@ -17,7 +17,7 @@ REASONS: dict[str, str] = {
     ),
     "test_worker.py::test_close_while_executing[True]": (
         "looks for the asyncio task that executes a synchronous function; plain tasks have none. "
-        "What closing does to the task is tested in test_pull_threads.py."
+        "What closing does to the task is tested in test_pull_order.py."
     ),
     "test_worker_state_machine.py::test_deprecated_worker_attributes": (
         "wants a warning that Worker.data_needed has been removed (distributed 2025 only); "
