@@ -10,6 +10,7 @@ frame gets its memory when its turn has come, and pages of it that nothing was w
 nothing.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
@@ -76,9 +77,13 @@ cdef class Parser:
 
     def feed(self, data):
         """Take the bytes that come next."""
-        cdef const unsigned char[::1] view = memoryview(data).cast("B")
-        if view.shape[0]:
-            self.push(&view[0], view.shape[0])
+        # No typed memoryview: that would bring Cython's hundred kilobytes for them into the module
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self.push(<const unsigned char*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
 
     def next_message(self):
         """The frames of the oldest message that has not been taken; None if there is none.

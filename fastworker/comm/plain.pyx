@@ -5,6 +5,7 @@ there in such a message: something to serialise apart, an enum, a set. What thes
 read are the same bytes; what they are not sure about they leave to distributed.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.dict cimport PyDict_Next
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
@@ -95,9 +96,13 @@ cdef bint plain(object value, Py_ssize_t* values, Py_ssize_t* nbytes, int depth)
 
 def decode(frame):
     """The message of a frame, in a tuple of one; None if it is not small, or may not be plain."""
-    cdef const unsigned char[::1] view = frame
-    cdef Py_ssize_t n = view.shape[0]
-    if n == 0 or n > NBYTES or has_marker(&view[0], n):
+    # No typed memoryview: that would bring Cython's hundred kilobytes for them into the module
+    cdef Py_buffer view
+    cdef bint small
+    PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+    small = 0 < view.len <= NBYTES and not has_marker(<const unsigned char*>view.buf, view.len)
+    PyBuffer_Release(&view)
+    if not small:
         return None
     try:
         return (unpackb(frame, use_list=False, raw=False, strict_map_key=False),)
