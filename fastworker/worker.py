@@ -32,6 +32,7 @@ from distributed.worker_state_machine import (
 from fastworker.comm import use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
+from fastworker.dashboard import Dashboard
 from fastworker.data.fetching import Fetching
 from fastworker.data.serving import Serving
 from fastworker.data.store import Store
@@ -70,7 +71,15 @@ NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
 
 class Worker(
-    Verbs, StateViews, Fetching, Serving, Metrics, Profiling, Heartbeat, distributed.Worker
+    Verbs,
+    StateViews,
+    Fetching,
+    Serving,
+    Metrics,
+    Profiling,
+    Heartbeat,
+    Dashboard,
+    distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.
 
