@@ -51,6 +51,25 @@ def test_flood_and_ping(record: Record, tmp_path: Path) -> None:
         record(f"worker/{name}", unit=unit, **best)
 
 
+async def idle_mb(command: list[str], directory: Path) -> float:
+    """Megabytes that a worker with nothing to do has resident, some seconds after its start."""
+    async with worker(command, directory) as peer:
+        await asyncio.sleep(3)
+        return float(peer.process.memory_info().rss) / 1e6
+
+
+def test_idle_memory(record: Record, tmp_path: Path) -> None:
+    """As started by default, and without a dashboard, which is also what there is without bokeh."""
+    for name, left_out in (("idle-rss", ["--no-dashboard"]), ("idle-rss-no-dashboard", [])):
+        best = {"stock": float("inf"), "ours": float("inf")}
+        for _ in range(1 if record.short else 3):
+            for side, command in (("stock", STOCK_WORKER), ("ours", OUR_WORKER)):
+                command = [part for part in command if part not in left_out]
+                best[side] = min(best[side], asyncio.run(idle_mb(command, tmp_path)))
+        target = {"at_least": 1.0} if name == "idle-rss" else {}
+        record(f"worker/{name}", unit="MB", **best, **target)
+
+
 def import_ms(module: str, directory: Path) -> float:
     """CPU milliseconds of a new interpreter that imports the worker class."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
