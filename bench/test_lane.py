@@ -6,17 +6,14 @@ task waits for: timers, if there are any, and the scheduler and the worker thems
 
 from __future__ import annotations
 
-import contextlib
-import json
 import operator
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from clusters import OURS, PATIENCE, cluster
 from conftest import Record
 from distributed import Client, wait
 
@@ -26,51 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TASKS = 1_000
 STEPS = 100
-PATIENCE = 60.0
-"""Seconds after which something that does not happen is an error."""
-
-
-@contextlib.contextmanager
-def process(arguments: list[str], directory: Path, name: str) -> Iterator[None]:
-    """A Python process that is ended in any case; its output goes to a file in `directory`."""
-    with (directory / f"{name}.log").open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", *arguments], stdout=log, stderr=subprocess.STDOUT, cwd=directory
-        )
-    try:
-        yield
-    finally:
-        child.terminate()
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-@contextlib.contextmanager
-def cluster(directory: Path, name: str, *options: str) -> Iterator[Client]:
-    """A client of a scheduler of its own with one worker; `options` are the scheduler's."""
-    file = directory / f"{name}.json"
-    scheduler = ["dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    scheduler += ["--scheduler-file", str(file), *options]
-    worker = ["fastworker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
-    worker += ["--host", "127.0.0.1", "--local-directory", str(directory)]
-    with process(scheduler, directory, f"{name}-scheduler"):
-        with process(worker, directory, f"{name}-worker"):
-            deadline = time.monotonic() + PATIENCE
-            while True:
-                try:
-                    address = json.loads(file.read_text())["address"]
-                    break
-                except (OSError, ValueError):
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"{name}: no scheduler") from None
-                    time.sleep(0.05)
-            with Client(address, timeout=PATIENCE, set_as_default=False) as client:
-                client.wait_for_workers(1, timeout=PATIENCE)
-                with client.as_current():
-                    yield client
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -133,8 +85,8 @@ WORKLOADS = {
 def test_lane(record: Record, tmp_path: Path) -> None:
     """Wall time; ``submit`` with the client's own lane too, on our side."""
     best: dict[str, dict[str, float]] = {name: {} for name in WORKLOADS}
-    with cluster(tmp_path, "stock") as stock:
-        with cluster(tmp_path, "lane", "--preload", "fastworker.scheduler") as ours:
+    with cluster(tmp_path, "stock", [OURS]) as stock:
+        with cluster(tmp_path, "lane", [OURS], "--preload", "fastworker.scheduler") as ours:
             low_latency_client(ours)
             for turn in range(3 if record.short else 6):
                 for name, load in WORKLOADS.items():
