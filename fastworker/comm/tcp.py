@@ -89,14 +89,14 @@ class TCP(stock.TCP):
             plain = decode(frames[0])
             if plain is not None:
                 return plain[0]
-        if deserializers is None and (self.deserialize or len(frames) == 1):
-            try:
-                unpacked = unpack(frames, light=self.allow_offload)
-            except Heavy:
-                unpacked = await offload(unpack, frames, light=False)
-            if unpacked is not None:
-                return unpacked[0]
         try:
+            if deserializers is None and (self.deserialize or len(frames) == 1):
+                try:
+                    unpacked = unpack(frames, light=self.allow_offload)
+                except Heavy:
+                    unpacked = await offload(unpack, frames, light=False)
+                if unpacked is not None:
+                    return unpacked[0]
             return await from_frames(
                 frames,
                 deserialize=self.deserialize,

@@ -94,6 +94,32 @@ def test_a_message_that_cannot_be_serialized_leaves_the_connection_usable(ends):
     run(test())
 
 
+class Cut:
+    """What unpickles as if its bytes ended too early."""
+
+    def __reduce__(self):
+        return _end_too_early, ()
+
+
+def _end_too_early():
+    raise EOFError
+
+
+@pytest.mark.parametrize("make", ["native", "tornado"])
+def test_a_message_that_ends_too_early_ends_the_connection(make, ends):
+    """What comes behind it cannot be trusted either. On its own and among results."""
+
+    async def test(value):
+        async with pair(make, **ends) as (near, far):
+            await far.write({"data": {"x": to_serialize(value)}})
+            with pytest.raises(CommClosedError, match="truncated"):
+                await near.read()
+            assert near.closed()
+
+    run(test(Cut()))
+    run(test([Cut(), bytes(20_000_000)]))
+
+
 def test_frames_that_are_no_buffers_end_it():
     async def test():
         async with pair() as (near, _far):
