@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 
+import pytest
+
 # Before anything imports dask: it reads its configuration once, on import. The processes that
 # tests start inherit the same empty place.
 os.environ["DASK_CONFIG"] = tempfile.mkdtemp(prefix="fastworker-no-dask-config-")
@@ -13,6 +15,22 @@ for _name in [name for name in os.environ if name.startswith("DASK_") and name !
 
 # Every process of a test runs on this machine alone, whatever proxy the machine is set up for.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+
+@pytest.fixture(params=["native", "tornado"])
+def either_comm(request: pytest.FixtureRequest):
+    """Once with each comm in place in this process, whatever workers were made before."""
+    from distributed.comm.registry import backends
+
+    from fastworker.comm import selection
+
+    before, chosen = dict(backends), selection._chosen
+    selection.use(request.param)
+    try:
+        yield request.param
+    finally:
+        backends.update(before)
+        selection._chosen = chosen
 
 
 def pytest_unconfigure() -> None:

@@ -44,6 +44,12 @@ def test_use(caplog):
         use("ucx")
 
 
+def test_native_is_the_default():
+    assert comm_choice() == "native"
+    use_configured()
+    assert in_use() == {"tcp": "native", "tls": "native"}
+
+
 @pytest.mark.parametrize("value", ["native", {"transport": "native"}])
 def test_configured(value):
     with dask.config.set({"fastworker.comm": value}):

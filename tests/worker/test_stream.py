@@ -142,10 +142,11 @@ async def test_the_end_of_the_stream(c, s, a):
     await a.finished()
 
 
+@pytest.mark.usefixtures("either_comm")
 @cluster(nthreads=ONE_WORKER)
 async def test_a_stream_of_rubbish_closes_the_worker(c, s, a):
     """As with stock: what cannot be decoded at all cannot be answered."""
     server = s.stream_comms[a.address].comm
-    server.stream.write(b"".join(itertools.repeat(b"\x08" + bytes(7), 3)))
+    server.stream.socket.sendall(b"".join(itertools.repeat(b"\x08" + bytes(7), 3)))
     await a.finished()
     assert a.status.name == "closed"
