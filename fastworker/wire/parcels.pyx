@@ -14,7 +14,7 @@ from fastworker.wire.values cimport Recipe, ValuePacker, make_value, recipe_of
 import logging
 from time import perf_counter
 
-from distributed.comm.utils import OFFLOAD_THRESHOLD
+from distributed.comm import utils as comm_utils
 from distributed.metrics import context_meter
 from distributed.protocol.serialize import Serialize
 from distributed.sizeof import safe_sizeof
@@ -51,25 +51,39 @@ class Shared(Serialize):
         self.parts = None
 
 
+cdef int spend(Py_ssize_t* allowance, Py_ssize_t nbytes) except -1:
+    """Take bytes from those that may be serialized or deserialized here; -1 is for no limit.
+
+    What is sent from where it is, or stays where it came, does not count.
+    """
+    if allowance[0] >= 0:
+        if nbytes > allowance[0]:
+            raise Heavy
+        allowance[0] -= nbytes
+    return 0
+
+
 cdef class Packer:
     """Packs one message."""
     cdef Bytes head
-    cdef object objects  # MessagePacker for what is not known natively; has the frames
+    cdef object objects  # MessagePacker for what is not known natively
+    cdef list frames  # of results; the packer above adds to the same list
     cdef ValuePacker values
     cdef tuple agreed  # what the frames of a result depend on, beside the result
-    cdef Py_ssize_t allowance  # bytes of objects that may be serialized here; -1 for no limit
+    cdef Py_ssize_t allowance
     cdef Py_ssize_t count  # results
     cdef double elsewhere  # seconds spent in stock's functions, which meter themselves
 
     def __cinit__(self, dict context, object serializers, str on_error, Py_ssize_t shard,
-                  bint light):
+                  Py_ssize_t allowance):
         self.objects = MessagePacker(context, serializers, shard, on_error)
+        self.frames = self.objects.frames
         self.agreed = (context.get("pickle-protocol"), context.get("compression"), shard,
                        None if serializers is None else tuple(serializers))
-        self.allowance = OFFLOAD_THRESHOLD if light and OFFLOAD_THRESHOLD else -1
+        self.allowance = allowance
         if serializers is None:
             self.values = ValuePacker(
-                self.objects.frames,
+                self.frames,
                 context.get("pickle-protocol"),
                 bool(context.get("compression", True)),
                 shard,
@@ -100,9 +114,15 @@ cdef class Packer:
 
     cdef int result(self, object marked) except -1:
         """Add the frames of a result, and to the message the number of the first of them."""
-        cdef Py_ssize_t number = 1 + len(self.objects.frames)
-        if self.values is None or not self.values.put(marked.data):
+        cdef Py_ssize_t number = 1 + len(self.frames)
+        value = marked.data
+        if self.values is None or not self.values.put(value):
             self.other(marked)
+        else:
+            # The frame after its header: made here, unless it is the value itself
+            frame = self.frames[number]
+            if frame is not value:
+                spend(&self.allowance, len(frame))
         self.count += 1
         if not append(&self.head, b"\x81\xae__Serialized__", 16):
             raise MemoryError("no memory for a message")
@@ -116,9 +136,7 @@ cdef class Packer:
         parts = marked.parts if shared else None
         if parts is None or (<tuple>parts)[0] != self.agreed:
             if self.allowance >= 0:
-                self.allowance -= safe_sizeof(marked.data)
-                if self.allowance < 0:
-                    raise Heavy
+                spend(&self.allowance, safe_sizeof(marked.data))
             start = perf_counter()
             parts = (self.agreed, self.objects.serialized(marked))
             self.elsewhere += perf_counter() - start
@@ -127,6 +145,13 @@ cdef class Packer:
         header, frames = (<tuple>parts)[1]
         self.objects.add(dict(header), frames)
         return 0
+
+
+cdef Py_ssize_t most_here() except -2:
+    """Bytes of a message that the event loop may see to itself; -1 for no limit."""
+    # Looked up each time, as stock does: it may be changed while we run
+    threshold = comm_utils.OFFLOAD_THRESHOLD
+    return threshold if threshold else -1
 
 
 def pack(message, context, shard, serializers=None, on_error="message", light=True):
@@ -164,7 +189,7 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
     if type(message) is not dict:
         return None
     start = perf_counter()
-    packer = Packer(context, serializers, on_error, shard, light)
+    packer = Packer(context, serializers, on_error, shard, most_here() if light else -1)
     lend(&packer.head, memory, STACK_BYTES)
     try:
         if not packer.message(message):
@@ -177,12 +202,13 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
             "serialize", perf_counter() - start - packer.elsewhere, "seconds"
         )
         context_meter.digest_metric("compress", 0.0, "seconds")
-    return [head, *packer.objects.frames]
+    return [head, *packer.frames]
 
 
 cdef class Unpacker(MessageUnpacker):
     """Unpacks one message."""
     cdef bint light
+    cdef Py_ssize_t allowance
     cdef Py_ssize_t count  # results
     # The last header that was met, as the next one is the same as a rule
     cdef Py_ssize_t last
@@ -196,8 +222,9 @@ cdef class Unpacker(MessageUnpacker):
             self.last = at
         self.count += 1
         if self.recipe is not None and at + 1 < self.frames.count:
-            if not self.light or self.recipe.in_place or self.frames.spans[at + 1].size <= QUICK:
-                return make_value(self.recipe, self.frames, at)
+            if not self.recipe.in_place:
+                spend(&self.allowance, self.frames.spans[at + 1].size)
+            return make_value(self.recipe, self.frames, at)
         if self.light:
             raise Heavy
         start = perf_counter()
@@ -242,14 +269,17 @@ def unpack(frames, light=True):
     """
     cdef Frames split = frames_of(frames)
     cdef Unpacker unpacker = Unpacker()
-    cdef Py_ssize_t i, nbytes = 0
+    cdef Py_ssize_t i, most = most_here() if light else -1, nbytes = 0
     cdef double start
     if split.count == 0:
         return None
-    if light and OFFLOAD_THRESHOLD:
+    unpacker.allowance = -1
+    if most >= 0:
         for i in range(split.count):
             nbytes += split.spans[i].size
-        unpacker.light = nbytes > OFFLOAD_THRESHOLD
+        if nbytes > most:
+            unpacker.light = True
+            unpacker.allowance = min(most, QUICK)
     start = perf_counter()
     unpacker.read_frame(split, 0)
     try:

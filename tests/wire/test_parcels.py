@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from dask.sizeof import sizeof
+from distributed.comm import utils as comm_utils
 from distributed.metrics import context_meter
 from distributed.protocol import dumps, loads, to_serialize
 from distributed.protocol.serialize import dask_deserialize, dask_serialize
@@ -312,6 +313,32 @@ def test_what_is_shared_is_serialized_once():
     known = Shared(5)
     packed({"x": known})
     assert known.parts is None
+
+
+def test_many_light_ones_are_heavy():
+    """Each is in its place at once, but together they take long."""
+    values = {f"x{i}": bytes(50) * 40 for i in range(6000)}
+    pickled = {key: [value.decode("latin-1")] for key, value in values.items()}
+    with pytest.raises(Heavy):
+        packed(answer(**pickled))
+    received = wired(packed(answer(**pickled), light=False))
+    with pytest.raises(Heavy):
+        unpack(received)
+    assert unpack(received, light=False) == ({"status": "OK", "data": pickled},)
+    assert packed(answer(**values)) is not None
+
+
+def test_what_takes_long_is_configured_while_we_run(monkeypatch):
+    message = answer(x=5)
+    received = wired(packed(message))
+    monkeypatch.setattr(comm_utils, "OFFLOAD_THRESHOLD", 1)
+    with pytest.raises(Heavy):
+        packed(message)
+    with pytest.raises(Heavy):
+        unpack(received)
+    assert packed(answer(x=np.arange(5))) is not None
+    monkeypatch.setattr(comm_utils, "OFFLOAD_THRESHOLD", False)
+    assert packed(message) is not None and unpack(received) is not None
 
 
 def test_serializers():
