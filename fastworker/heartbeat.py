@@ -40,12 +40,13 @@ class Heartbeat:
         """Tell the scheduler how the worker is, and learn the time from it.
 
         Closes the worker if the scheduler does not know it, and raises, after closing it too,
-        what goes wrong here. That the scheduler does not answer is logged.
+        what goes wrong here. That the scheduler does not answer is logged. The lines of the log are
+        stock's, as there are those who look for them.
         """
         try:
             start, answer, stop = await self._beat()
             if answer["status"] == "missing":
-                logger.warning("The scheduler does not know this worker; closing")
+                logger.warning("Scheduler was unaware of this worker; shutting down.")
                 await self.close(reason="worker-heartbeat-missing")
                 return
             self._update_latency(stop - start)
@@ -55,9 +56,9 @@ class Heartbeat:
             self.bandwidth_workers.clear()
             self.bandwidth_types.clear()
         except OSError:
-            logger.exception("No answer from the scheduler to a heartbeat")
+            logger.exception("Failed to communicate with scheduler during heartbeat.")
         except Exception:
-            logger.exception("Error in a heartbeat; closing")
+            logger.exception("Unexpected exception during heartbeat. Closing worker.")
             await self.close(reason="worker-heartbeat-error")
             raise
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 
 import dask
 import distributed
 import pytest
 from dask.utils_test import inc
-from distributed.comm import connect
+from distributed.comm import CommClosedError, connect
 from distributed.core import Status
-from distributed.utils_test import gen_cluster, gen_test
+from distributed.utils_test import captured_logger, gen_cluster, gen_test
 from distributed.worker_state_machine import InvalidTransition, SecedeEvent
 from worker_clusters import ONE_WORKER, cluster, gate, heard, until
 
@@ -332,3 +334,33 @@ def test_importing_the_package_is_cheap():
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["False", fastworker.__version__]
+
+
+@pytest.mark.parametrize("worker_class", [fastworker.Worker, distributed.Worker])
+@gen_cluster(**no_workers)
+async def test_what_is_logged_of_heartbeats(c, s, worker_class):
+    """There are those who look for these lines."""
+
+    async def broken(**kwargs):
+        raise CommClosedError
+
+    async def missing(**kwargs):
+        return {"status": "missing"}
+
+    async def wrong(**kwargs):
+        raise ValueError("wrong")
+
+    said = []
+    for answer in (broken, missing, wrong):
+        async with worker_class(s.address, heartbeat_interval="100s") as w:
+            await until(lambda w=w: w.periodic_callbacks["heartbeat"].is_running())
+            with captured_logger("distributed.worker", level=logging.WARNING) as log:
+                w.scheduler.heartbeat_worker = answer
+                with pytest.raises(ValueError) if answer is wrong else nullcontext():
+                    await w.heartbeat()
+            said.append((log.getvalue().splitlines()[0], w.status.name))
+    assert said == [
+        ("Failed to communicate with scheduler during heartbeat.", "running"),
+        ("Scheduler was unaware of this worker; shutting down.", "closed"),
+        ("Unexpected exception during heartbeat. Closing worker.", "closed"),
+    ]
