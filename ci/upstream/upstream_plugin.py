@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastworker")
     group.addoption(
         "--fastworker",
-        default="worker,state,task",
+        default="worker,state,task,comm",
         help="what to put in place: worker, state, task, comm, or none (default: %(default)s)",
     )
     group.addoption(
