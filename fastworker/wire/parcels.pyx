@@ -37,6 +37,10 @@ class Heavy(Exception):
     """
 
 
+class Unserializable(Exception):
+    """There is something that cannot be serialized. Stock tries in other ways, and logs more."""
+
+
 class Shared(Serialize):
     """A result that several ask for at a time: what has been serialized once is sent to all.
 
@@ -138,7 +142,10 @@ cdef class Packer:
             if self.allowance >= 0:
                 spend(&self.allowance, safe_sizeof(marked.data))
             start = perf_counter()
-            parts = (self.agreed, self.objects.serialized(marked))
+            try:
+                parts = (self.agreed, self.objects.serialized(marked))
+            except Exception as error:
+                raise Unserializable from error
             self.elsewhere += perf_counter() - start
             if shared:
                 marked.parts = parts
@@ -174,14 +181,13 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
     Returns
     -------
     list of bytes-like, or None
-        None for a message that is no dict of plain values, results, and dicts of those.
+        None for a message that is no dict of plain values, results, and dicts of those; and for
+        one that cannot be serialized: stock has its way of saying so.
 
     Raises
     ------
     Heavy
         It takes long, and is to be packed in another thread.
-    Exception
-        Whatever serializing a result raises, with ``on_error="raise"``.
     """
     cdef Packer packer
     cdef unsigned char memory[STACK_BYTES]
@@ -195,6 +201,8 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
         if not packer.message(message):
             return None
         head = PyBytes_FromStringAndSize(<char*>packer.head.data, packer.head.size)
+    except Unserializable:
+        return None
     finally:
         give_back(&packer.head)
     if packer.count:

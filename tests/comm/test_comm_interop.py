@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import dask
 import numpy as np
@@ -430,3 +431,47 @@ async def _echo():
         await comm.write(await comm.read())
 
     return await listening("native", echo)
+
+
+class Unserializable:
+    def __reduce__(self):
+        raise TypeError("not this one")
+
+
+class Unloadable:
+    def __reduce__(self):
+        return _not_here, ()
+
+
+def _not_here():
+    raise ModuleNotFoundError("not here")
+
+
+@pytest.mark.parametrize(
+    ("value", "options"),
+    [
+        (Unserializable(), {}),
+        (Unserializable(), {"on_error": "raise"}),
+        (5, {"serializers": ["nonsense"]}),
+        (Unloadable(), {}),
+    ],
+)
+def test_the_same_errors_and_logs_with_bad_results(caplog, value, options):
+    message = {"status": "OK", "data": {"x": to_serialize(value)}}
+
+    async def test(make):
+        async with pair(make, make) as (near, far):
+            caplog.clear()
+            with pytest.raises(Exception) as raised:
+                await near.write(message, **options)
+                await far.read()
+            assert not near.closed() and not far.closed()
+            await near.write("still here")
+            assert await far.read() == "still here"
+        said = [(r.name, r.levelname, str(r.msg)) for r in caplog.records]
+        return raised.type, str(raised.value), said
+
+    with caplog.at_level(logging.ERROR, logger="distributed"):
+        stock, native = run(test("tornado")), run(test("native"))
+    assert native[:2] == stock[:2]
+    assert set(native[2]) == set(stock[2]) and stock[2]
