@@ -151,7 +151,7 @@ _COMM_READERS: dict[str, Callable[[Any], Any]] = {
     "max_message_bytes": _optional(_nbytes),
     "stall_timeout": _optional(_seconds),
     "write_buffer": _nbytes,
-    "spare_memory": _nbytes,
+    "spare_memory": _optional(_nbytes),
 }
 
 
@@ -163,7 +163,7 @@ class CommSettings:
     max_message_bytes: int | None
     stall_timeout: float | None
     write_buffer: int
-    spare_memory: int
+    spare_memory: int | None
 
     @classmethod
     def load(cls) -> CommSettings:

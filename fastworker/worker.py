@@ -29,7 +29,7 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from fastworker.comm import use_configured
+from fastworker.comm import keep_spare, use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.dashboard import Dashboard
@@ -107,6 +107,7 @@ class Worker(
         if kwargs.get("extensions") is None:
             kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
+        keep_spare(self.memory_manager.memory_limit)
         if kwargs.get("data") is None:
             self._use_store()
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
