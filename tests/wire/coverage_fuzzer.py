@@ -10,14 +10,26 @@ of a message as it is on the wire.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
 import atheris
+import numpy as np
+from distributed.protocol import dumps, to_serialize
 from wire_inert import compare, inert
 from wire_mutations import REAL
 
 from fastworker.wire import Frames, WireError, decode
+from fastworker.wire.parcels import unpack
+
+RESULTS = [
+    np.arange(4), np.ones((2, 3)), np.asfortranarray(np.ones((2, 3))), b"abc", 5, ["a", {1: 2.5}],
+]  # fmt: skip
+ANSWERS = [
+    [bytes(f) for f in dumps({"status": "OK", "data": {"x": to_serialize(value), "y": 1}})]
+    for value in RESULTS
+]
 
 SEPARATOR = b"\xfe\xf0\xff\xfe"
 HEAD = b"\xfd\xf1\xff\xfd"
@@ -60,13 +72,16 @@ def one(data: bytes) -> None:
         except ValueError as error:
             assert isinstance(error, WireError) or "some pickles" in str(error)
         return
-    compare(data.split(SEPARATOR))
+    frames = data.split(SEPARATOR)
+    compare(frames)
+    with contextlib.suppress(Exception):  # whatever is said of it, nothing may break
+        unpack(frames)
 
 
 def seed(corpus: Path) -> Path:
     """Put the real messages into `corpus`; returns the file of words to make inputs from."""
     corpus.mkdir(parents=True, exist_ok=True)
-    for i, frames in enumerate(REAL):
+    for i, frames in enumerate(REAL + ANSWERS):
         (corpus / f"real-{i}").write_bytes(SEPARATOR.join(frames))
         sizes = (len(frame).to_bytes(8, sys.byteorder) for frame in frames)
         head = len(frames).to_bytes(8, sys.byteorder) + b"".join(sizes) + b"".join(frames)
