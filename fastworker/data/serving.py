@@ -22,6 +22,9 @@ from fastworker.data.store import Store
 #: Says of transfers what stock says of them.
 logger = logging.getLogger("distributed.worker")
 
+#: What the log adds to a refusal of a paused worker
+THROTTLED = " Throttling outgoing data transfers because worker is paused."
+
 #: A transfer is taken to last this long at least, in seconds, when its bandwidth is computed.
 SHORTEST = 0.001
 
@@ -80,11 +83,13 @@ class Serving:
         limit = self._limit_of_transfers(comm)
         if limit is not False and self.transfer_outgoing_count >= limit:
             logger.debug(
-                "Worker %s has too many transfers under way to answer %s (%d of at most %d)",
+                "Worker %s has too many open connections to respond to data request "
+                "from %s (%d/%d).%s",
                 self.address,
                 who,
                 self.transfer_outgoing_count,
                 limit,
+                THROTTLED if self.status == Status.paused else "",
             )
             return {"status": "busy"}
         # Before the data is looked at: what has to be read from disk takes its time

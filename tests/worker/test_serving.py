@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import dask
 import distributed
 import numpy as np
 import pytest
 from dask.utils_test import inc
 from distributed.core import Status
+from distributed.utils_test import captured_logger
 from distributed.worker import get_data_from_worker
 from worker_clusters import cluster, until
 
@@ -59,7 +62,10 @@ async def test_busy(c, s, a, b):
     assert await is_busy(6, 3)
     assert not await is_busy(6, False)
     a.status = Status.paused
-    assert await is_busy(1, 3)
+    with captured_logger("distributed.worker", level=logging.DEBUG) as log:
+        assert await is_busy(1, 3)
+    (said,) = (line for line in log.getvalue().splitlines() if "too many open" in line)
+    assert said.endswith("(1/1). Throttling outgoing data transfers because worker is paused.")
     assert not await is_busy(0, 3)
     a.status = Status.running
     del held
