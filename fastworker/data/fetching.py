@@ -28,13 +28,6 @@ from distributed.worker_state_machine import (
 
 logger = logging.getLogger("distributed.worker")
 
-#: States of a task that will be fetched again as long as it is known.
-TO_BE_FETCHED = frozenset({"fetch", "missing"})
-
-
-#: Seconds after which what cannot be had is forgotten.
-GIVE_UP_AFTER = 0.1
-
 
 class Fetching:
     """The part of the worker that fetches results."""
@@ -192,4 +185,5 @@ class Fetching:
                     stimulus_id=stimulus_id,
                 )
                 self.batched_send(message.to_dict())
-        self.handle_stimulus(FreeKeysEvent(keys=list(given_up), stimulus_id=stimulus_id))
+        if given_up:
+            self.handle_stimulus(FreeKeysEvent(keys=list(given_up), stimulus_id=stimulus_id))
