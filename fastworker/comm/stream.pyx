@@ -39,6 +39,28 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t send(int fd, const void* data, size_t size, int flags)
     int MSG_DONTWAIT, MSG_NOSIGNAL
 
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <poll.h>
+    #include <time.h>
+    /* Whether something happens at a file within so many nanoseconds */
+    static int fastworker_soon(int fd, short what, long nanoseconds) {
+        struct pollfd file = {fd, what, 0};
+    #ifdef __linux__
+        struct timespec patience = {0, nanoseconds};
+        return ppoll(&file, 1, &patience, NULL) > 0;
+    #else
+        (void)nanoseconds;
+        return poll(&file, 1, 0) > 0;
+    #endif
+    }
+    """
+    bint fastworker_soon(int fd, short what, long nanoseconds) nogil
+    short POLLIN, POLLOUT
+
 cdef enum:
     # What is read at once when nobody knows what comes; also most of a message that is copied
     SCRATCH = 64 << 10
@@ -46,6 +68,12 @@ cdef enum:
     TURN = 8 << 20
     # Below this size a system call is over before another thread could have taken the GIL
     QUICK = 128 << 10
+    # In the middle of a large message the other end is waited for right here, as a round of the
+    # event loop takes longer: so long at a time, so many times before others get their turn, and
+    # only as long as so many bytes come or go each time
+    SOON_NS = 100_000
+    SOON_TIMES = 16
+    SOON_NBYTES = 32 << 10
     # Bytes encrypted by one call; at least SCRATCH: what was refused must be offered again whole
     TLS_CHUNK = 256 << 10
     # The first message is a handshake of a few hundred bytes: no need to trust a stranger with more
@@ -189,7 +217,9 @@ cdef class Stream:
     cdef int receive_plain(self, Memory scratch) except -1:
         cdef iovec vector[2]
         cdef unsigned char* where
-        cdef Py_ssize_t direct, got, total = 0
+        cdef Py_ssize_t direct, got, total = 0, seen = 0
+        cdef int waits = 0
+        cdef bint more
         vector[1].iov_base = scratch.data
         vector[1].iov_len = SCRATCH
         while total < TURN and not self.is_closed:
@@ -207,9 +237,17 @@ cdef class Stream:
             if got < 0:
                 if errno == EINTR:
                     continue
-                if errno == EAGAIN:
+                if errno != EAGAIN:
+                    raise_errno()
+                if direct < SOON_NBYTES or total - seen < SOON_NBYTES or waits == SOON_TIMES:
                     break
-                raise_errno()
+                seen = total
+                waits += 1
+                with nogil:
+                    more = fastworker_soon(self.fd, POLLIN, SOON_NS)
+                if not more:
+                    break
+                continue
             if got == 0:
                 self.fail(None)
                 break
@@ -408,13 +446,27 @@ cdef class Stream:
     cdef int flush(self) except -1:
         """Send as much as the kernel takes, and have the loop call again for the rest."""
         cdef Outgoing outgoing = self.outgoing
-        cdef Py_ssize_t sent, chunk, total = 0
+        cdef Py_ssize_t sent, chunk, total = 0, seen = 0
         cdef const char* at
+        cdef int waits = 0
+        cdef bint more
         while outgoing.nbytes and total < TURN and not self.is_closed:
             if self.tls_write is None:
                 sent = outgoing.send_some(self.fd)
                 if sent < 0:
-                    break
+                    if (
+                        outgoing.nbytes < SOON_NBYTES
+                        or total - seen < SOON_NBYTES
+                        or waits == SOON_TIMES
+                    ):
+                        break
+                    seen = total
+                    waits += 1
+                    with nogil:
+                        more = fastworker_soon(self.fd, POLLOUT, SOON_NS)
+                    if not more:
+                        break
+                    continue
             else:
                 chunk = min(outgoing.pieces[outgoing.first].left, TLS_CHUNK)
                 at = outgoing.pieces[outgoing.first].at
