@@ -2,6 +2,9 @@
 
 ``native`` is the way that the core takes: from compiled code it costs less than here, where every
 call is one of Python's. ``mapping`` is what everybody else calls. All figures are per key.
+
+Operations of tens of nanoseconds differ by a third from one process to the next, by where things
+happen to lie in memory: those figures are for information.
 """
 
 from __future__ import annotations
@@ -96,6 +99,7 @@ def test_put_and_take(versus: Versus, tmp_path: Path) -> None:
         others={"mapping": side(Store, tmp_path, fill_and_drop)},
         ours=side(Store, tmp_path, fill_and_drop_natively),
         per=N,
+        judged=False,
         at_least=25,
     )
 
@@ -106,6 +110,7 @@ def test_put_and_delete(versus: Versus, tmp_path: Path) -> None:
         stock=side(SpillBuffer, tmp_path, fill_and_drop),
         ours=side(Store, tmp_path, fill_and_drop),
         per=N,
+        judged=False,
         at_least=3,
     )
 
@@ -117,6 +122,7 @@ def test_look(versus: Versus, tmp_path: Path) -> None:
         others={"mapping": side(Store, tmp_path, read_and_drop, held=True)},
         ours=side(Store, tmp_path, read_and_drop_natively, held=True),
         per=N,
+        judged=False,
         at_least=25,
     )
 
@@ -167,6 +173,7 @@ def test_sizes(versus: Versus, kind: str) -> None:
         stock=Side(lambda: (safe_sizeof,), run),
         ours=Side(lambda: (nbytes_of,), run),
         per=N,
+        judged=False,
         at_least=2,
     )
 
