@@ -106,7 +106,7 @@ def decode(frame):
         return None
     try:
         return (unpackb(frame, use_list=False, raw=False, strict_map_key=False),)
-    except ValueError:
+    except (ValueError, TypeError):  # no MessagePack, or a key that cannot be one
         return None
 
 
