@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
+import hypothesis
 import pytest
 
 # Before anything imports dask: it reads its configuration once, on import. The processes that
@@ -15,6 +16,11 @@ for _name in [name for name in os.environ if name.startswith("DASK_") and name !
 
 # Every process of a test runs on this machine alone, whatever proxy the machine is set up for.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+# The same examples each time; HYPOTHESIS_PROFILE=random for others
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.register_profile("random")
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(params=["native", "tornado"])

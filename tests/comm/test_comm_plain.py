@@ -30,7 +30,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=300)
 @given(st.dictionaries(st.text(max_size=8), values, max_size=5))
 def test_same_bytes_same_values(message):
     frames = dumps(message)
@@ -88,7 +88,6 @@ def test_marked_frames_are_left_to_distributed(message):
     assert decode(memoryview(dumps(message)[0])) is None
 
 
-@settings(derandomize=True)
 @example(b"\x81\x80\x00")  # a map as a key
 @given(st.binary(max_size=60))
 def test_garbage_frames_are_left_to_distributed(garbage):
