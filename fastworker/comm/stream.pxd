@@ -7,6 +7,11 @@ from fastworker.comm.outgoing cimport Outgoing
 from fastworker.comm.parser cimport Parser
 
 
+cdef struct Patience:  # with the other end, in one turn
+    Py_ssize_t seen  # bytes that had come, or gone, when it was waited for last
+    int times
+
+
 cdef class Stream:
     # Belongs to the thread of the event loop. Other threads may call `abort`, and only that: it
     # sets `is_closed`, which is read under the GIL, and leaves the rest to the loop.
@@ -38,6 +43,9 @@ cdef class Stream:
 
     cdef int receive(self) except -1
     cdef int receive_plain(self, Memory scratch) except -1
+    cdef bint soon(
+        self, short what, Py_ssize_t left, Py_ssize_t total, Patience* patience
+    ) except -1
     cdef int receive_tls(self, Memory scratch) except -1
     cdef bint full(self) noexcept
     cdef int arrived(self) except -1

@@ -217,9 +217,8 @@ cdef class Stream:
     cdef int receive_plain(self, Memory scratch) except -1:
         cdef iovec vector[2]
         cdef unsigned char* where
-        cdef Py_ssize_t direct, got, total = 0, seen = 0
-        cdef int waits = 0
-        cdef bint more
+        cdef Py_ssize_t direct, got, total = 0
+        cdef Patience patience = Patience(0, 0)
         vector[1].iov_base = scratch.data
         vector[1].iov_len = SCRATCH
         while total < TURN and not self.is_closed:
@@ -239,13 +238,7 @@ cdef class Stream:
                     continue
                 if errno != EAGAIN:
                     raise_errno()
-                if direct < SOON_NBYTES or total - seen < SOON_NBYTES or waits == SOON_TIMES:
-                    break
-                seen = total
-                waits += 1
-                with nogil:
-                    more = fastworker_soon(self.fd, POLLIN, SOON_NS)
-                if not more:
+                if not self.soon(POLLIN, direct, total, &patience):
                     break
                 continue
             if got == 0:
@@ -265,6 +258,26 @@ cdef class Stream:
             if self.parser.ready() or self.full():
                 break
         return 0
+
+    cdef bint soon(
+        self, short what, Py_ssize_t left, Py_ssize_t total, Patience* patience
+    ) except -1:
+        """Wait for the kernel, if that is worth it; whether to go on.
+
+        Of a message ``left`` bytes are still to come or to go, ``total`` have in this turn.
+        """
+        cdef bint more
+        if (
+            left < SOON_NBYTES
+            or total - patience.seen < SOON_NBYTES
+            or patience.times == SOON_TIMES
+        ):
+            return False
+        patience.seen = total
+        patience.times += 1
+        with nogil:
+            more = fastworker_soon(self.fd, what, SOON_NS)
+        return more
 
     cdef int receive_tls(self, Memory scratch) except -1:
         cdef unsigned char* where
@@ -446,25 +459,14 @@ cdef class Stream:
     cdef int flush(self) except -1:
         """Send as much as the kernel takes, and have the loop call again for the rest."""
         cdef Outgoing outgoing = self.outgoing
-        cdef Py_ssize_t sent, chunk, total = 0, seen = 0
+        cdef Py_ssize_t sent, chunk, total = 0
         cdef const char* at
-        cdef int waits = 0
-        cdef bint more
+        cdef Patience patience = Patience(0, 0)
         while outgoing.nbytes and total < TURN and not self.is_closed:
             if self.tls_write is None:
                 sent = outgoing.send_some(self.fd)
                 if sent < 0:
-                    if (
-                        outgoing.nbytes < SOON_NBYTES
-                        or total - seen < SOON_NBYTES
-                        or waits == SOON_TIMES
-                    ):
-                        break
-                    seen = total
-                    waits += 1
-                    with nogil:
-                        more = fastworker_soon(self.fd, POLLOUT, SOON_NS)
-                    if not more:
+                    if not self.soon(POLLOUT, outgoing.nbytes, total, &patience):
                         break
                     continue
             else:
