@@ -155,11 +155,17 @@ class MessagePacker:
 
     def add(self, header: dict[str, Any], frames: list[Frame]) -> int:
         """Append a header and its frames; the answer is the header's number in the batch."""
-        header["num-sub-frames"] = len(frames)
         number = 1 + len(self.frames)
-        self.frames.append(msgpack.packb(header, default=msgpack_encode_default, use_bin_type=True))
+        self.frames.append(pack_header(header, len(frames)))
         self.frames.extend(frames)
         return number
+
+
+def pack_header(header: dict[str, Any], count: int) -> bytes:
+    """The frame that stands before the ``count`` frames of an object."""
+    header["num-sub-frames"] = count
+    packed: bytes = msgpack.packb(header, default=msgpack_encode_default, use_bin_type=True)
+    return packed
 
 
 def operation(message: Any) -> Any:

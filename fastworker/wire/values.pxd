@@ -8,9 +8,10 @@ cdef class ValuePacker:
     cdef list frames  # of the message, but for the first; values are added to it
     cdef object protocol  # of pickles, None for the newest
     cdef Py_ssize_t largest  # bytes of a frame that is neither compressed nor split
-    cdef object array_type  # numpy.ndarray, if stock's functions are what takes it to frames
-    cdef dict unregistered  # builtin type -> whether stock has nothing but a pickle for it
+    cdef object array_type  # numpy.ndarray; None if nobody has imported numpy
+    cdef dict known  # type -> whether it goes to frames the way that is known here
 
+    cdef bint knows(self, type kind, str module) except -1
     cdef int put(self, object value) except -1  # 1: added; 0: not one of these kinds
     cdef int put_array(self, object array) except -1
     cdef int put_pickle(self, object value) except -1

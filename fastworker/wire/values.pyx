@@ -21,16 +21,16 @@ from fastworker.wire.unpack cimport Unpacker
 import pickle
 import sys
 
-import msgpack
 from dask.utils import typename
 from distributed.protocol.serialize import (
     Serialize,
     dask_deserialize,
     dask_serialize,
     families,
-    msgpack_encode_default,
     serialize_and_split,
 )
+
+from fastworker.wire.encode_objects import pack_header
 
 cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
@@ -75,13 +75,13 @@ cdef int remember(dict cache, object key, object value) except -1:
     return 0
 
 
-cdef object taken_by_stock(object registry, type kind, str module):
-    """The function for a type if it is stock's own; else None."""
+cdef bint taken_by_stock(object registry, type kind, str module) except -1:
+    """Whether what is registered for a type is stock's own; None for a module that nothing is."""
     try:
         function = registry.dispatch(kind)
     except TypeError:
-        return None
-    return function if function.__module__ == module else None
+        return module is None
+    return module is not None and function.__module__ == module
 
 
 cdef class ValuePacker:
@@ -103,13 +103,15 @@ cdef class ValuePacker:
         self.frames = frames
         self.protocol = protocol
         self.largest = min(shard, COMPRESSED_FROM - 1) if compressing else shard
-        self.unregistered = {}
-        numpy = sys.modules.get("numpy")
-        array_type = getattr(numpy, "ndarray", None)
-        if array_type is not None and taken_by_stock(
-            dask_serialize, array_type, "distributed.protocol.numpy"
-        ):
-            self.array_type = array_type
+        self.known = {}
+        self.array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+
+    cdef bint knows(self, type kind, str module) except -1:
+        """`taken_by_stock`, asked once a message."""
+        found = self.known.get(kind)
+        if found is None:
+            found = self.known[kind] = taken_by_stock(dask_serialize, kind, module)
+        return found
 
     cdef int put(self, object value) except -1:
         if type(value) is self.array_type:
@@ -120,6 +122,8 @@ cdef class ValuePacker:
 
     cdef int put_array(self, object array) except -1:
         cdef Py_buffer view
+        if not self.knows(self.array_type, "distributed.protocol.numpy"):
+            return 0
         try:
             PyObject_GetBuffer(array, &view, PyBUF_ANY_CONTIGUOUS)
         except (BufferError, ValueError):
@@ -144,7 +148,7 @@ cdef class ValuePacker:
     cdef int put_bytes(self, bytes value) except -1:
         if PyBytes_GET_SIZE(value) > self.largest:
             return 0
-        if not taken_by_stock(dask_serialize, bytes, "distributed.protocol.serialize"):
+        if not self.knows(bytes, "distributed.protocol.serialize"):
             return 0
         self.frames.append(header_of(b""))
         self.frames.append(value)
@@ -166,15 +170,7 @@ cdef class ValuePacker:
 
     cdef bint only_pickled(self, type kind) except -1:
         """Whether nobody has registered anything for a type, so that stock pickles it."""
-        known = self.unregistered.get(kind)
-        if known is None:
-            try:
-                dask_serialize.dispatch(kind)
-                known = False
-            except TypeError:
-                known = True
-            self.unregistered[kind] = known
-        return known
+        return self.knows(kind, None)
 
     cdef bint only_builtins(self, object value, Py_ssize_t* left, int depth) except -1:
         """Whether a value is a builtin, and so is all that is in it, and that is not much."""
@@ -194,29 +190,21 @@ cdef class ValuePacker:
             return PyBytes_GET_SIZE(value) <= CONTENTS_NBYTES // CONTENTS
         if depth == 0:
             return False
-        if kind is tuple or kind is list or kind is set or kind is frozenset:
-            if len(value) > left[0] or not self.only_pickled(kind):
+        if not (
+            kind is tuple or kind is list or kind is set or kind is frozenset or kind is dict
+        ):
+            return False
+        if len(value) > left[0] or not self.only_pickled(kind):
+            return False
+        for item in [*value, *(<dict>value).values()] if kind is dict else list(value):
+            if not self.only_builtins(item, left, depth - 1):
                 return False
-            for item in list(value):
-                if not self.only_builtins(item, left, depth - 1):
-                    return False
-            return True
-        if kind is dict:
-            if len(value) > left[0] or not self.only_pickled(kind):
-                return False
-            for item in list((<dict>value).items()):
-                if not self.only_builtins((<tuple>item)[0], left, depth - 1):
-                    return False
-                if not self.only_builtins((<tuple>item)[1], left, depth - 1):
-                    return False
-            return True
-        return False
+        return True
 
 
 cdef bytes packed_header(dict header, Py_ssize_t count):
     header["compression"] = (None,) * count
-    header["num-sub-frames"] = count
-    return msgpack.packb(header, default=msgpack_encode_default, use_bin_type=True)
+    return pack_header(header, count)
 
 
 cdef bytes header_of(object example):
