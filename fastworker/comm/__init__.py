@@ -6,6 +6,7 @@ either. `use` puts it in place for this process.
 
 from __future__ import annotations
 
-from fastworker.comm.selection import forget_spare, in_use, keep_spare, use, use_configured
+from fastworker.comm.memory import forget_spare
+from fastworker.comm.selection import in_use, keep_spare, use, use_configured
 
 __all__ = ["forget_spare", "in_use", "keep_spare", "use", "use_configured"]

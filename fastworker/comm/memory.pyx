@@ -130,7 +130,7 @@ def keep_at_most(size_t nbytes):
 
 def bytes_kept():
     """How many bytes of pieces are kept that nobody uses."""
-    forget_old()
+    forget_spare()
     return kept_nbytes
 
 
@@ -149,7 +149,7 @@ cdef Piece take_piece(size_t nbytes) noexcept:
     cdef size_t size = (nbytes + PAGE - 1) & ~<size_t>(PAGE - 1)
     cdef Piece piece
     piece.data = NULL
-    forget_old()
+    forget_spare()
     take_kept(size, &piece)
     if piece.data == NULL:
         # What is new has to be paid for: what nobody uses, and nobody can use now, goes first
@@ -168,7 +168,7 @@ cdef void give_back(Piece piece) noexcept:
     global n_kept, kept_nbytes, small_nbytes
     if piece.nbytes < HUGE_PAGE:
         small_nbytes -= piece.nbytes
-    forget_old()
+    forget_spare()
     if piece.nbytes > keep_nbytes:
         drop(&piece)
         return
@@ -194,7 +194,8 @@ cdef void take_kept(size_t size, Piece* piece) noexcept:
             return
 
 
-cdef void forget_old() noexcept:
+cpdef void forget_spare() noexcept:
+    """Give back to the system what has been kept for long; to be called now and then."""
     cdef Py_ssize_t n = 0
     cdef long since
     if n_kept:

@@ -13,7 +13,7 @@ from distributed.comm import tcp as stock
 from distributed.comm.registry import backends
 
 from fastworker.comm.backend import TCPBackend, TLSBackend
-from fastworker.comm.memory import bytes_kept, keep_at_most
+from fastworker.comm.memory import keep_at_most
 from fastworker.config import CommSettings, comm_choice
 
 logger = logging.getLogger("distributed.comm.tcp")
@@ -66,11 +66,6 @@ def keep_spare(memory_limit: int | None) -> None:
     if nbytes is None:
         nbytes = max(LEAST_SPARE, (memory_limit or 0) // SPARE_PART)
     keep_at_most(nbytes)
-
-
-def forget_spare() -> None:
-    """Give back to the system what has been kept for long; to be called now and then."""
-    bytes_kept()
 
 
 def _put_in_place(which: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import weakref
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import dask.config
@@ -91,10 +92,7 @@ class TCP(stock.TCP):
                 return plain[0]
         try:
             if deserializers is None and (self.deserialize or len(frames) == 1):
-                try:
-                    unpacked = unpack(frames, light=self.allow_offload)
-                except Heavy:
-                    unpacked = await offload(unpack, frames, light=False)
+                unpacked = await self._here_or_offloaded(unpack, frames)
                 if unpacked is not None:
                     return unpacked[0]
             return await from_frames(
@@ -107,6 +105,13 @@ class TCP(stock.TCP):
             self.abort()
             raise CommClosedError("aborted stream on truncated data") from None
 
+    async def _here_or_offloaded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What `pack` or `unpack` makes, in another thread if it takes long and that is allowed."""
+        try:
+            return function(*args, light=self.allow_offload)
+        except Heavy:
+            return await offload(function, *args, light=False)
+
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:
         if self.closed():
             raise CommClosedError(f"in {self}: the connection is closed")
@@ -118,11 +123,9 @@ class TCP(stock.TCP):
             "recipient": self.remote_info,
             **self.handshake_options,
         }
-        how = context, self.max_shard_size, serializers, on_error
-        try:
-            frames = pack(msg, *how, light=self.allow_offload)
-        except Heavy:
-            frames = await offload(pack, msg, *how, light=False)
+        frames = await self._here_or_offloaded(
+            pack, msg, context, self.max_shard_size, serializers, on_error
+        )
         if frames is None:
             frames = await to_frames(
                 msg,

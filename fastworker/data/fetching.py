@@ -13,7 +13,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
-from distributed.core import send_recv
+from distributed.core import error_message, send_recv
 from distributed.metrics import context_meter
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
@@ -101,7 +101,7 @@ class Fetching:
             )
         if bad:
             self._log("gather-dep-failed", worker, set(bad), stimulus_id)
-            self._give_up(bad, worker)
+            self._give_up(bad)
         self._log("receive-dep", worker, set(data), stimulus_id)
         return GatherDepSuccessEvent(
             worker=worker,
@@ -153,7 +153,7 @@ class Fetching:
         finally:
             self.rpc.reuse(worker, comm)
 
-    def _give_up(self, bad: dict[Key, Exception], worker: str) -> None:
+    def _give_up(self, bad: dict[Key, Exception]) -> None:
         """Fail the tasks that need what cannot be had, and forget both.
 
         The scheduler gives such a task to a worker again if it may be retried.
@@ -165,9 +165,7 @@ class Fetching:
             dependents = list(ts.dependents) if ts is not None else []
             if not dependents:
                 given_up.add(key)
-            cause = GatherDepFailureEvent.from_exception(
-                error, worker=worker, total_nbytes=0, stimulus_id=stimulus_id
-            )
+            cause = error_message(error)
             for dependent in dependents:
                 if dependent.state != "waiting" or dependent.key in given_up:
                     continue
@@ -176,10 +174,10 @@ class Fetching:
                 message = TaskErredMsg(
                     key=dependent.key,
                     run_id=dependent.run_id,
-                    exception=cause.exception,
-                    traceback=cause.traceback,
-                    exception_text=cause.exception_text,
-                    traceback_text=cause.traceback_text,
+                    exception=cause["exception"],
+                    traceback=cause["traceback"],
+                    exception_text=cause["exception_text"],
+                    traceback_text=cause["traceback_text"],
                     thread=None,
                     startstops=dependent.startstops,
                     stimulus_id=stimulus_id,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from time import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,25 +92,38 @@ class Serving:
             )
             return {"status": "busy"}
         # Before the data is looked at: what has to be read from disk takes its time
-        with self._counted_transfer() as add_bytes:
-            data = self._results(keys)
-            nbytes = {key: self.state.tasks[key].nbytes or 0 for key in data}
-            total = sum(nbytes.values())
-            add_bytes(total)
-            marked = self._sharing.mark(data, nbytes)
-            del data
-            try:
-                with context_meter.meter("network", func=time) as meter:
-                    message = {"status": "OK", "data": marked}
-                    sent = await comm.write(message, serializers=serializers)
-                    self._share(marked)
-                    del message, marked  # hold nothing here while the peer is at it
-                    answer = await comm.read(deserializers=serializers)
-                assert answer == "OK", answer
-            except OSError:
-                logger.exception("failed during get data with %s -> %s", self.address, who)
-                comm.abort()
-                raise
+        self.transfer_outgoing_count += 1
+        self.transfer_outgoing_count_total += 1
+        try:
+            await self._transfer(comm, keys, who, serializers)
+        finally:
+            self.transfer_outgoing_count -= 1
+        return Status.dont_reply
+
+    async def _transfer(
+        self, comm: Comm, keys: Collection[Key], who: str | None, serializers: list[str] | None
+    ) -> None:
+        data = self._results(keys)
+        nbytes = {key: self.state.tasks[key].nbytes or 0 for key in data}
+        total = sum(nbytes.values())
+        marked = self._sharing.mark(data, nbytes)
+        del data
+        self.transfer_outgoing_bytes += total
+        self.transfer_outgoing_bytes_total += total
+        try:
+            with context_meter.meter("network", func=time) as meter:
+                message = {"status": "OK", "data": marked}
+                sent = await comm.write(message, serializers=serializers)
+                self._share(marked)
+                del message, marked  # hold nothing here while the peer is at it
+                answer = await comm.read(deserializers=serializers)
+            assert answer == "OK", answer
+        except OSError:
+            logger.exception("failed during get data with %s -> %s", self.address, who)
+            comm.abort()
+            raise
+        finally:
+            self.transfer_outgoing_bytes -= total
         duration = max(SHORTEST, meter.stop - meter.start)
         self.transfer_outgoing_log.append(
             {
@@ -126,7 +138,6 @@ class Serving:
                 "bandwidth": total / duration,
             }
         )
-        return Status.dont_reply
 
     def _limit_of_transfers(self, comm: Comm) -> int | Literal[False]:
         """How many transfers may be under way when this one is added; False for no limit."""
@@ -137,25 +148,6 @@ class Serving:
         if get_address_host(comm.peer_address) == get_address_host(self.address):
             limit = limit and 2 * limit
         return limit
-
-    @contextmanager
-    def _counted_transfer(self) -> Iterator[Any]:
-        """One transfer more is under way; yields a function that takes the bytes of its data."""
-        nbytes = 0
-
-        def add_bytes(n: int) -> None:
-            nonlocal nbytes
-            nbytes += n
-            self.transfer_outgoing_bytes += n
-            self.transfer_outgoing_bytes_total += n
-
-        self.transfer_outgoing_count += 1
-        self.transfer_outgoing_count_total += 1
-        try:
-            yield add_bytes
-        finally:
-            self.transfer_outgoing_bytes -= nbytes
-            self.transfer_outgoing_count -= 1
 
     def _share(self, marked: dict[Key, Serialize]) -> None:
         """Keep for a moment what had to be serialized."""

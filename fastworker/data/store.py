@@ -214,7 +214,7 @@ class Store(SpillBuffer):
     def __getitem__(self, key: Key) -> object:
         entry = self.fast.read(key)
         if entry is not None:
-            self._report_read(entry)
+            self._report_reads(1, entry.nbytes)
             return entry.value
         with self._capture_metrics():
             return self._load(key)
@@ -237,8 +237,7 @@ class Store(SpillBuffer):
                 with suppress(KeyError):  # deleted since, by another thread
                     values[key] = self[key]
         if count:
-            context_meter.digest_metric("memory-read", count, "count")
-            context_meter.digest_metric("memory-read", nbytes, "bytes")
+            self._report_reads(count, nbytes)
         return values
 
     def __delitem__(self, key: Key) -> None:
@@ -300,7 +299,7 @@ class Store(SpillBuffer):
                 load.done.wait()
             if load.found:
                 return load.value
-        self._report_read(entry)
+        self._report_reads(1, entry.nbytes)
         return entry.value
 
     def _read_back(self, key: Key, load: Load) -> None:
@@ -365,10 +364,10 @@ class Store(SpillBuffer):
             self._metrics[cast(str, label), unit] += value
 
     @staticmethod
-    def _report_read(entry: Entry) -> None:
+    def _report_reads(count: int, nbytes: int) -> None:
         """Tell those who meter this context; `fast` has counted it for the store's own sums."""
-        context_meter.digest_metric("memory-read", 1, "count")
-        context_meter.digest_metric("memory-read", entry.nbytes, "bytes")
+        context_meter.digest_metric("memory-read", count, "count")
+        context_meter.digest_metric("memory-read", nbytes, "bytes")
 
 
 def weight(key: Key, value: object) -> Any:
