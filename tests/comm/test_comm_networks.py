@@ -1,9 +1,6 @@
 """Slow, lossy and broken networks: the data is right, or there is an error; nobody hangs.
 
-The first tests need nothing. The others build a network of their own out of two namespaces of the
-kernel, which takes root, and run on demand:
-``FASTWORKER_TEST_NETWORKS=1 pytest test_comm_networks.py``.
-Those with loss need the kernel's ``netem``. Whatever they start, they stop.
+The first tests need nothing. The others make a network of two hosts, where that can be done.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comm_pairs import MAKES, connected, listening, run
+from comm_pairs import connected, listening, run
 from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
+from networks import NONE, Disturbance, Network, skip_without_networks
 
 HERE = Path(__file__).parent
 
@@ -111,108 +108,70 @@ def test_cut_in_the_middle(here, there):
 
 # ------------------------------------------------------------------------- networks of the kernel
 
-on_demand = pytest.mark.skipif(
+more = pytest.mark.skipif(
     os.environ.get("FASTWORKER_TEST_NETWORKS") != "1",
-    reason="on demand: FASTWORKER_TEST_NETWORKS=1",
+    reason="on demand, for it waits long: FASTWORKER_TEST_NETWORKS=1",
+)
+pulls = pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("native", "native"),
+        pytest.param("native", "tornado", marks=more),
+        pytest.param("tornado", "native", marks=more),
+    ],
 )
 TIMEOUT = 90.0
 TCP_TIMEOUT = 12
 """Seconds of ``distributed.comm.timeouts.tcp``; stock accepts no less than 11."""
+DISTURBANCES = {
+    "delay": Disturbance(delay=0.020, jitter=0.005),
+    "loss": Disturbance(delay=0.002, loss=0.02),
+    "reorder": Disturbance(delay=0.010, early=0.25),
+    "corrupt": Disturbance(delay=0.002, corrupt=0.005),
+    "duplicate": Disturbance(duplicate=0.05),
+}
 
 
-class Network:
-    """Two namespaces with a cable between them."""
-
-    def __init__(self) -> None:
-        self.names = [f"fw{os.getpid()}{side}" for side in "ab"]
-        self.hosts = ["10.231.77.1", "10.231.77.2"]
-        self.children: list[subprocess.Popen[str]] = []
-
-    def __enter__(self):
-        a, b = self.names
-        try:
-            for name in self.names:
-                ip("netns", "add", name)
-            ip("link", "add", a, "netns", a, "type", "veth", "peer", "name", b, "netns", b)
-            for name, host in zip(self.names, self.hosts, strict=True):
-                ip("-n", name, "addr", "add", f"{host}/24", "dev", name)
-                ip("-n", name, "link", "set", "lo", "up")
-            self.cable("up")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *error):
-        for child in self.children:
-            child.kill()
-            child.wait()
-            child.stdout.close()
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
-
-    def cable(self, state: str) -> None:
-        for name in self.names:
-            ip("-n", name, "link", "set", name, state)
-
-    def disturb(self, *netem: str) -> None:
-        for name in self.names:
-            command = ["ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", name, "root"]
-            done = subprocess.run([*command, "netem", *netem], capture_output=True, text=True)
-            if "unknown" in done.stderr or "not found" in done.stderr:
-                pytest.skip(f"this kernel has no netem: {done.stderr.strip()}")
-            assert done.returncode == 0, done.stderr
-
-    def start(self, side: int, *arguments: str) -> subprocess.Popen[str]:
-        command = ["ip", "netns", "exec", self.names[side]]
-        command += [sys.executable, str(HERE / "wire_ends.py"), *arguments]
-        environment = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{TCP_TIMEOUT}s"}
-        child = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, text=True, cwd=HERE
-        )
-        self.children.append(child)
-        return child
-
-    def transfer(self, here: str, there: str, count: int, nbytes: int):
-        """A server on one side, and a client of it on the other that has connected."""
-        server = self.start(1, "serve", self.hosts[1], there)
-        client = self.start(
-            0, "fetch", server.stdout.readline().strip(), here, str(count), str(nbytes)
-        )
-        assert client.stdout.readline() == "connected\n"
-        return server, client
+def end(network: Network, host: int, *arguments: str) -> subprocess.Popen[str]:
+    return network.start(
+        host,
+        sys.executable,
+        str(HERE / "wire_ends.py"),
+        *arguments,
+        env={"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{TCP_TIMEOUT}s"},
+        cwd=HERE,
+    )
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+def transfer(network: Network, here: str, there: str, count: int, nbytes: int):
+    """A server on one host, and a client of it on the other that has connected."""
+    server = end(network, 1, "serve", network.addresses[1], there)
+    client = end(
+        network, 0, "fetch", server.stdout.readline().strip(), here, f"{count}", f"{nbytes}"
+    )
+    assert client.stdout.readline() == "connected\n"
+    return server, client
 
 
 @pytest.fixture
-def network():
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("takes root and the ip command")
-    with Network() as made:
+def network(request):
+    skip_without_networks()
+    with Network(getattr(request, "param", NONE)) as made:
         yield made
 
 
-@on_demand
 @pytest.mark.timeout(TIMEOUT)
 @pairings
-@pytest.mark.parametrize(
-    "netem",
-    ["delay 20ms 5ms", "loss 2%", "delay 10ms reorder 25% 50%", "corrupt 0.5%", "duplicate 5%"],
-)
-def test_disturbed(network, here, there, netem):
-    network.disturb(*netem.split())
-    _, client = network.transfer(here, there, 5, 3 << 20)
+@pytest.mark.parametrize("network", DISTURBANCES.values(), ids=DISTURBANCES.keys(), indirect=True)
+def test_disturbed(network, here, there):
+    _, client = transfer(network, here, there, 5, 3 << 20)
     assert client.stdout.read().split() == ["0", "1", "2", "3", "4", "done"]
 
 
-@on_demand
 @pytest.mark.timeout(TIMEOUT)
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", ["native", pytest.param("tornado", marks=more)])
 def test_a_cable_pulled_for_a_while(network, make):
-    _, client = network.transfer(make, "native", 200, 4 << 20)
+    _, client = transfer(network, make, "native", 200, 4 << 20)
     assert client.stdout.readline() == "0\n"
     network.cable("down")
     time.sleep(3)
@@ -220,12 +179,11 @@ def test_a_cable_pulled_for_a_while(network, make):
     assert client.stdout.read().split() == [*map(str, range(1, 200)), "done"]
 
 
-@on_demand
 @pytest.mark.timeout(TIMEOUT)
-@pairings
+@pulls
 def test_a_cable_pulled_for_good(network, here, there):
     """Both ends notice: the one that sends, and the one that waits."""
-    server, client = network.transfer(here, there, 100_000, 4 << 20)
+    server, client = transfer(network, here, there, 100_000, 4 << 20)
     assert client.stdout.readline() == "0\n"
     network.cable("down")
     last = client.stdout.read().splitlines()[-1]
@@ -233,13 +191,12 @@ def test_a_cable_pulled_for_good(network, here, there):
     assert server.stdout.readline().startswith("ended: CommClosedError")
 
 
-@on_demand
 @pytest.mark.timeout(TIMEOUT)
-@pairings
+@pulls
 def test_an_idle_connection_whose_cable_was_pulled(network, here, there):
     """Nothing is on its way, and the one that waits cannot know; keep-alive finds out."""
-    server = network.start(1, "serve", network.hosts[1], there)
-    idle = network.start(0, "idle", server.stdout.readline().strip(), here)
+    server = end(network, 1, "serve", network.addresses[1], there)
+    idle = end(network, 0, "idle", server.stdout.readline().strip(), here)
     assert idle.stdout.readline() == "connected\n"
     network.cable("down")
     assert idle.stdout.readline().startswith("CommClosedError")
