@@ -265,18 +265,19 @@ cdef class Memory(Values):
         nbytes
             The weight of the value.
         leave
-            It is to be written to disk at once, by `move_out` with the new entry, if its `leaving`
-            is set: it is not if the former value is being written just now.
+            It is to be written to disk at once.
 
         Returns
         -------
         The new entry; the former one or None, to be let go when no lock is held; whether the
-        former value was away: then `unpin` the key when its file has been removed.
+        former value was away, and its file has to be removed; whether the caller has to `move_out`
+        the new entry then, as it is leaving: never without `leave`, nor when the former value is
+        being written just now. If it was away and does not leave, `unpin` the key instead.
         """
         cdef bint is_plain = plain(key)
         cdef Entry entry = new_entry(key, value, as_weight(nbytes), is_plain)
         cdef Entry former
-        cdef bint was_away = False
+        cdef bint was_away = False, leaves = False
         with self.lock:
             if not is_plain:
                 self.strange = True
@@ -288,11 +289,13 @@ cdef class Memory(Values):
                 PyDict_DelItem(self.away, key)
             PyDict_SetItem(self.entries, key, entry)
             self.insert(entry)
-            if leave and not PyDict_Contains(self.busy, key):
+            leaves = leave and not PyDict_Contains(self.busy, key)
+            if leaves:
                 self.begin_leaving(entry)
             elif was_away:
                 PyDict_SetItem(self.busy, key, None)
-        return entry, former, was_away
+        # Not for the caller to see by `leaving`: somebody else may begin to spill it at any time
+        return entry, former, was_away, leaves
 
     def unpin(self, key):
         """The key may be spilled again."""
@@ -366,7 +369,7 @@ cdef class Memory(Values):
         return not self.closed and self.exceeds(self.limit)
 
     def move_out(self, Entry entry not None):
-        """Spill an entry that `place` marked as leaving. Answers and raises as `evict` does."""
+        """Spill an entry that `place` said is to leave. Answers and raises as `evict` does."""
         key, value = entry.key, entry.value
         try:
             for callback in self.on_evict:
@@ -489,8 +492,8 @@ cdef class Memory(Values):
 
     def set_noevict(self, key, value):
         """Hold a value of any size."""
-        placed = self.place(key, value, self.weight(key, value))
-        if placed[2]:
+        _, _former, was_away, _ = self.place(key, value, self.weight(key, value))
+        if was_away:
             self.unpin(key)
 
     def __setitem__(self, key, value):

@@ -181,9 +181,9 @@ class Store(SpillBuffer):
         """
         nbytes = nbytes_of(value)
         heavy = nbytes > self.n
-        entry, former = self._replace(key, value, nbytes, heavy)
+        entry, former, leaves = self._replace(key, value, nbytes, heavy)
         del former  # with no lock held
-        if heavy and entry.leaving:
+        if leaves:
             with self._capture_metrics():
                 if not self._spill_at_once(key, entry):
                     return
@@ -197,19 +197,19 @@ class Store(SpillBuffer):
 
     def _replace(
         self, key: Key, value: object, nbytes: int, leave: bool
-    ) -> tuple[Entry, Entry | None]:
-        """The new entry in memory and the old one. With `leave` the new one has to be moved out."""
+    ) -> tuple[Entry, Entry | None, bool]:
+        """The new entry in memory, the old one, and whether the new one has to be moved out."""
         with self.lock:
             self._cancel_load(key)
-            entry, former, was_away = self.fast.place(key, value, nbytes, leave)
+            entry, former, was_away, leaves = self.fast.place(key, value, nbytes, leave)
             if was_away:
                 try:
                     del self.slow[key]
                 finally:
-                    if not entry.leaving:
+                    if not leaves:
                         self.fast.unpin(key)
             self.logged_pickle_errors.discard(key)
-        return entry, former
+        return entry, former, leaves
 
     def __getitem__(self, key: Key) -> object:
         entry = self.fast.read(key)
@@ -314,7 +314,7 @@ class Store(SpillBuffer):
                 if not load.cancelled:
                     load.value, load.found = value, True
                     if nbytes <= self.n:
-                        _, former, was_away = self.fast.place(key, value, nbytes)
+                        _, former, was_away, _ = self.fast.place(key, value, nbytes)
                         assert was_away and former is None, key
                         try:
                             del self.slow[key]

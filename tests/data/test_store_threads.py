@@ -171,6 +171,27 @@ def test_too_heavy_while_the_former_is_written(store: Store, pool: ThreadPoolExe
     assert store["x"] == new
 
 
+def test_too_heavy_and_another_one_writes_it_first(
+    store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had to stay for the sake of the former one, and then somebody came to make room."""
+    store["x"] = Slow("x", 400)
+    former = held_up(pool, "pickle x", store.evict)
+    writers = []
+    replace = store._replace
+
+    def replace_and_be_slow(*args: Any) -> Any:
+        replaced = replace(*args)
+        assert go_on("pickle x", former) == [0]
+        writers.append(held_up(pool, "pickle new", store.evict))
+        return replaced
+
+    monkeypatch.setattr(store, "_replace", replace_and_be_slow)
+    store["x"] = Slow("new", 1200)
+    assert go_on("pickle new", *writers) == [1200]
+    check(store, memory=set(), disk={"x"})
+
+
 def test_two_write_at_once(store: Store, pool: ThreadPoolExecutor) -> None:
     store["x"] = Slow("x", 400)
     store["y"] = Slow("y", 500)
