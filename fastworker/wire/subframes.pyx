@@ -10,12 +10,12 @@ from libc.stdint cimport uint8_t
 from fastworker.wire.unpack cimport Unpacker
 
 import logging
-from pickle import loads
 
 from distributed.protocol.compression import decompress
 from distributed.protocol.serialize import merge_and_deserialize
 
 from fastworker.wire.claims import check_claims
+from fastworker.wire.pickles import loads
 
 cdef enum:
     COPIED = 4096  # bytes of a pickle up to which a copy is cheaper than a view
