@@ -138,7 +138,14 @@ class Fetching:
         comm = await self.rpc.connect(worker)
         comm.name = "Ephemeral Worker->Worker for gather"
         try:
-            response = await send_recv(comm, op="get_data", keys=keys, who=self.address)
+            response = await send_recv(
+                comm,
+                serializers=self.rpc.serializers,
+                deserializers=self.rpc.deserializers,
+                op="get_data",
+                keys=keys,
+                who=self.address,
+            )
             if not isinstance(response, dict) or "status" not in response:
                 raise ValueError(f"unexpected answer from {worker}: {response!r:.200}")
             if response["status"] == "busy":

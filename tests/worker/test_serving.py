@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from dask.utils_test import inc
 from distributed.core import Status
+from distributed.protocol.serialize import families, register_serialization_family
 from distributed.utils_test import captured_logger
 from distributed.worker import get_data_from_worker
 from worker_clusters import cluster, until
@@ -246,6 +247,63 @@ async def test_a_worker_that_goes_away_in_the_middle(c, s, a, b):
     await until(lambda: b.state.in_flight_tasks_count)
     await a.close()
     assert await y == 2**20 * sum(range(20))
+
+
+@pytest.mark.parametrize("protocol", ["inproc", "ws"])
+def test_by_other_ways_than_tcp(protocol):
+    """Large results too, which are kept for who asks next, arrive as what they are."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            protocol=f"{protocol}://",
+            worker_class=fastworker.Worker,
+            dashboard_address=":0",
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        a, b = client.scheduler_info()["workers"]
+        assert a.startswith(protocol)
+        for value in (np.arange(10_000), "x" * 50_000, {"a": b"b" * 50_000}, 1):
+            (there,) = client.scatter([value], workers=[a])
+            kinds = [client.submit(type, there, workers=w, pure=False) for w in (a, b, b)]
+            assert client.gather(kinds) == [type(value)] * 3
+            assert type(there.result()) is type(value)
+
+
+class Named:
+    def __init__(self, name, way="pickle"):
+        self.name = name
+        self.way = way
+
+
+def dumps_named(obj, context=None):
+    if type(obj) is not Named:
+        raise NotImplementedError
+    return {"serializer": "named"}, [obj.name.encode()]
+
+
+def loads_named(header, frames):
+    return Named(bytes(frames[0]).decode(), "name")
+
+
+@cluster(
+    client_kwargs={"serializers": ["named", "pickle"]},
+    worker_kwargs={"serializers": ["named", "pickle"]},
+)
+async def test_serializers_of_the_user_s(c, s, a, b):
+    """Between workers, and to the client."""
+    register_serialization_family("named", dumps_named, loads_named)
+    try:
+        x = c.submit(Named, "x", workers=a.address)
+        y = c.submit(lambda x: x, x, workers=b.address)
+        await distributed.wait(y)
+        at_client = await x
+        for found in (b.data[x.key], at_client):
+            assert (found.name, found.way) == ("x", "name")
+    finally:
+        del families["named"]
 
 
 def test_metrics_of_a_transfer_are_stock_s():
