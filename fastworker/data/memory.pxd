@@ -1,24 +1,9 @@
 """Results in memory: a hash table whose entries are also linked from oldest to newest use."""
 
-from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t
 
 from fastworker.core.values cimport Values
-
-
-cdef class Entry:
-    # A result, in 80 bytes: it has no methods, whose table it would have to point to, and no int
-    # where a char will do. Key, value and size never change; the rest is guarded like `Memory`.
-    cdef readonly object key
-    cdef readonly object value
-    cdef readonly int64_t nbytes
-    # Neighbours in a ring that has `Memory.ends` in it. Borrowed: an entry that goes leaves the
-    # ring, so that none can point to one that is gone.
-    cdef PyObject* older
-    cdef PyObject* newer
-    cdef readonly char held  # it is in a memory; otherwise it was deleted, replaced or spilled
-    cdef readonly char leaving  # it is being spilled
-    cdef readonly char stuck  # it does not pickle, and somebody has been told so
+from fastworker.data.entries cimport Entry
 
 
 cdef class Memory(Values):
@@ -62,5 +47,3 @@ cdef class Memory(Values):
     cdef Entry oldest_idle(self)
     cdef int begin_leaving(self, Entry entry) except -1
     cdef int stay(self, Entry entry) except -1
-
-cdef bint plain(object key, int depth=*) noexcept

@@ -3,22 +3,9 @@ from threading import RLock
 from typing import Any, TypeVar
 
 from fastworker.core.values import Values
+from fastworker.data.entries import Entry
 
 T = TypeVar("T")
-
-class Entry:
-    @property
-    def key(self) -> Any: ...
-    @property
-    def value(self) -> Any: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def held(self) -> int: ...
-    @property
-    def leaving(self) -> int: ...
-    @property
-    def stuck(self) -> int: ...
 
 class Memory(Values):
     n: float

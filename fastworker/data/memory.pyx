@@ -14,83 +14,23 @@ import threading
 from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 
 cimport cython
-from cpython.bool cimport PyBool_Check
-from cpython.bytes cimport PyBytes_CheckExact
 from cpython.dict cimport PyDict_Contains, PyDict_DelItem, PyDict_SetItem
-from cpython.float cimport PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport PyObject
-from cpython.tuple cimport PyTuple_CheckExact
-from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport int64_t
 
 from fastworker.core.values cimport MISSING, Values
+from fastworker.data.entries cimport link_before, new_entry, plain, unlink
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object d, object key) except? NULL
     PyObject* PyDict_SetDefault(object d, object key, object value) except NULL
-    bint PyObject_IS_GC(object o)
-    void PyObject_GC_UnTrack(object o)
-
-cdef enum:
-    DEEPEST = 8  # tuples in tuples that are looked through
 
 cdef int64_t HEAVIEST = 1 << 53  # no machine has as much; sums and doubles stay exact
-
-
-cdef bint plain(object key, int depth=0) noexcept:
-    """Whether hashing and comparing this key runs C code only, and cannot switch threads."""
-    if PyUnicode_CheckExact(key) or PyBytes_CheckExact(key) or PyLong_CheckExact(key):
-        return True
-    if PyTuple_CheckExact(key):
-        if depth == DEEPEST:
-            return False
-        for part in <tuple>key:
-            if not plain(part, depth + 1):
-                return False
-        return True
-    return PyFloat_CheckExact(key) or PyBool_Check(key) or key is None
-
-
-cdef Entry new_entry(object key, object value, int64_t nbytes, bint is_plain):
-    cdef Entry entry = Entry.__new__(Entry)
-    entry.key = key
-    entry.value = value
-    entry.nbytes = nbytes
-    if is_plain and not PyObject_IS_GC(value):
-        PyObject_GC_UnTrack(entry)  # it cannot be part of a cycle
-    return entry
 
 
 cdef int64_t as_weight(object nbytes) except? -1:
     """What a `sizeof` answered, as a C number."""
     return min(max(int(nbytes), 0), HEAVIEST)
-
-
-@cython.final
-@cython.freelist(64)
-cdef class Entry:
-    """A result in memory."""
-
-    def __cinit__(self):
-        self.older = self.newer = <PyObject*>self
-
-    def __dealloc__(self):
-        unlink(self)
-
-
-cdef inline void link_before(Entry self, Entry entry) noexcept:
-    """Into the ring, on the older side of `entry`."""
-    self.newer = <PyObject*>entry
-    self.older = entry.older
-    (<Entry>entry.older).newer = <PyObject*>self
-    entry.older = <PyObject*>self
-
-
-cdef inline void unlink(Entry self) noexcept:
-    (<Entry>self.older).newer = self.newer
-    (<Entry>self.newer).older = self.older
-    self.older = self.newer = <PyObject*>self
 
 
 @cython.final

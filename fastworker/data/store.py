@@ -15,7 +15,8 @@ from distributed.metrics import context_meter
 from distributed.spill import MaxSpillExceeded, PickleError, SpillBuffer
 
 from fastworker.data.disk import Disk
-from fastworker.data.memory import Entry, Memory
+from fastworker.data.entries import Entry
+from fastworker.data.memory import Memory
 from fastworker.data.sizes import nbytes_of
 
 # Its rate limits are for all who spill
