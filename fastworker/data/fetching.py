@@ -13,7 +13,8 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
-from distributed.core import error_message, send_recv
+from distributed.comm import Comm, CommClosedError
+from distributed.core import clean_exception, error_message
 from distributed.metrics import context_meter
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
@@ -27,6 +28,14 @@ from distributed.worker_state_machine import (
 )
 
 logger = logging.getLogger("distributed.worker")
+
+
+class NotMade(Exception):
+    """Unpickling a result raised an OSError, which says nothing of the connection."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class Fetching:
@@ -124,7 +133,8 @@ class Fetching:
         except Exception as error:
             logger.exception("Cannot make what came from %s; fetching one by one", worker)
             if len(keys) == 1:
-                return {}, dict.fromkeys(keys, error)
+                cause = error.cause if isinstance(error, NotMade) else error
+                return {}, dict.fromkeys(keys, cause)
         data: dict[Key, object] = {}
         bad: dict[Key, Exception] = {}
         for key in keys:
@@ -138,14 +148,7 @@ class Fetching:
         comm = await self.rpc.connect(worker)
         comm.name = "Ephemeral Worker->Worker for gather"
         try:
-            response = await send_recv(
-                comm,
-                serializers=self.rpc.serializers,
-                deserializers=self.rpc.deserializers,
-                op="get_data",
-                keys=keys,
-                who=self.address,
-            )
+            response = await self._ask(comm, op="get_data", keys=keys, who=self.address)
             if not isinstance(response, dict) or "status" not in response:
                 raise ValueError(f"unexpected answer from {worker}: {response!r:.200}")
             if response["status"] == "busy":
@@ -159,6 +162,29 @@ class Fetching:
             raise
         finally:
             self.rpc.reuse(worker, comm)
+
+    async def _ask(self, comm: Comm, **message: Any) -> Any:
+        """The answer to a message.
+
+        Raises OSError if the connection is broken, NotMade, or what went wrong at the peer.
+        """
+        deserializers = self.rpc.deserializers
+        if deserializers is not None:
+            message["serializers"] = deserializers
+        await comm.write(
+            {**message, "reply": True}, serializers=self.rpc.serializers, on_error="raise"
+        )
+        try:
+            response = await comm.read(deserializers=deserializers)
+        except CommClosedError:
+            raise
+        except OSError as error:
+            raise NotMade(error) from error
+        if isinstance(response, dict) and response.get("status") == "uncaught-error":
+            _, failure, traceback = clean_exception(**response)
+            assert failure is not None
+            raise failure.with_traceback(traceback)
+        return response
 
     def _give_up(self, bad: dict[Key, Exception]) -> None:
         """Fail the tasks that need what cannot be had, and forget both.

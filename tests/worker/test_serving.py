@@ -206,7 +206,12 @@ class Unwelcome:
         return int, ("not a number",)
 
 
-@pytest.mark.parametrize("value", [Stubborn, Unwelcome])
+class Elsewhere:
+    def __reduce__(self):
+        return open, ("/no/such/place",)
+
+
+@pytest.mark.parametrize("value", [Stubborn, Unwelcome, Elsewhere])
 @native
 async def test_what_cannot_travel_is_an_error_of_the_tasks_that_need_it(c, s, a, b, value):
     """Stock has those tasks wait for ever, and all that were to be fetched with it."""
@@ -218,7 +223,9 @@ async def test_what_cannot_travel_is_an_error_of_the_tasks_that_need_it(c, s, a,
     total_of_good = c.submit(total, good, workers=[b.address], key="total")
     assert await total_of_good == sum(range(1, 21))
     for future in (y, z):
-        with pytest.raises((TypeError, ValueError), match=r"serialize|not a number"):
+        with pytest.raises(
+            (TypeError, ValueError, FileNotFoundError), match=r"serialize|not a number|no/such"
+        ):
             await future
     # Nothing of it stays, and both workers go on
     del y, z, future
