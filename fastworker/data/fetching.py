@@ -31,9 +31,9 @@ logger = logging.getLogger("distributed.worker")
 
 
 class NotMade(Exception):
-    """Unpickling a result raised an OSError, which says nothing of the connection."""
+    """Unpickling a result raised an error that looks like one of the connection."""
 
-    def __init__(self, cause: OSError) -> None:
+    def __init__(self, cause: OSError | EOFError) -> None:
         super().__init__(cause)
         self.cause = cause
 
@@ -176,7 +176,9 @@ class Fetching:
         )
         try:
             response = await comm.read(deserializers=deserializers)
-        except CommClosedError:
+        except CommClosedError as error:
+            if isinstance(error.__context__, EOFError):  # so say comms that found that in a pickle
+                raise NotMade(error.__context__) from error
             raise
         except OSError as error:
             raise NotMade(error) from error
