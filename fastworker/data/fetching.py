@@ -18,6 +18,7 @@ from distributed.core import clean_exception, error_message
 from distributed.metrics import context_meter
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
+    AddKeysMsg,
     FreeKeysEvent,
     GatherDepBusyEvent,
     GatherDepFailureEvent,
@@ -46,6 +47,7 @@ class Fetching:
         _update_metrics_received_data: Any
         address: str
         batched_send: Any
+        data: Any  # Store, or a mapping of the user's
         handle_stimulus: Any
         rpc: Any
         state: Any  # WorkerState, or distributed's
@@ -118,6 +120,20 @@ class Fetching:
             data=data,
             stimulus_id=f"gather-dep-success-{time()}",
         )
+
+    async def gather(self, who_has: dict[Key, list[str]]) -> dict[str, object]:
+        """Fetch data that is to be here too: for ``replicate``, ``rebalance`` and ``scatter``.
+
+        The answer goes past the stream. If the data was here before and the scheduler is yet to
+        read that it was let go, it reads that after the answer, takes the data for gone, and
+        nobody would ever have it removed. So it is told in the stream that the data is here.
+        """
+        answer: dict[str, object] = await super().gather(who_has)  # type: ignore[misc]
+        here = [key for key in who_has if key in self.data]
+        if here:
+            message = AddKeysMsg(keys=here, stimulus_id=f"gather-{time()}")
+            self.batched_send(message.to_dict())
+        return answer
 
     def _log(self, what: str, worker: str, keys: Collection[Key], stimulus_id: str) -> None:
         self.state.log.append((what, worker, keys, stimulus_id, time()))

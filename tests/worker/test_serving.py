@@ -256,6 +256,27 @@ async def test_what_cannot_travel_and_nobody_needs(c, s, a, b):
 
 
 @native
+async def test_copied_again_right_after_it_was_let_go(c, s, a, b):
+    """The scheduler reads late that it was let go: in stock it takes the new copy for gone."""
+    x = c.submit(inc, 1, key="x", workers=[a.address])
+    await c.replicate([x])
+    late = []
+    for op in ("release-worker-data", "add-keys"):
+        handle = s.stream_handlers[op]
+        s.stream_handlers[op] = lambda handle=handle, **message: late.append((handle, message))
+    s.request_remove_replicas(b.address, ["x"], stimulus_id="by hand")
+    await until(lambda: "x" not in b.data)
+    await c.replicate([x])
+    assert b.data["x"] == 2
+    await until(lambda: len(late) == 2)
+    for handle, message in late:
+        handle(**message)
+    assert s.tasks["x"].who_has == {s.workers[a.address], s.workers[b.address]}
+    del x
+    await until(lambda: not a.data and not b.data)
+
+
+@native
 async def test_a_worker_that_goes_away_in_the_middle(c, s, a, b):
     xs = c.map(
         lambda i: np.full(2**20, i), range(20), workers=[a.address], allow_other_workers=True
