@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,9 @@ class Disturbance(NamedTuple):
 
 
 NONE = Disturbance()
+
+TCP_TIMEOUT = 12
+"""Seconds of ``distributed.comm.timeouts.tcp`` on the hosts; stock accepts no less than 11."""
 
 
 class Cable(threading.Thread):
@@ -120,7 +124,7 @@ class Cable(threading.Thread):
 class Network:
     """Two hosts; a context manager that ends all that was started on them."""
 
-    def __init__(self, disturbance: Disturbance = NONE, seed: int = 1) -> None:
+    def __init__(self, disturbance: Disturbance, seed: int = 1) -> None:
         self.disturbance = disturbance
         self.seed = seed
         self.names = [f"fw{os.getpid()}{side}" for side in "ab"]
@@ -163,7 +167,12 @@ class Network:
         """Start a command on a host; this Python's own programs by their names."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         options.setdefault("stdout", subprocess.PIPE)
-        options["env"] = {**os.environ, "PATH": path, **options.get("env", {})}
+        options["env"] = {
+            **os.environ,
+            "PATH": path,
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{TCP_TIMEOUT}s",
+            **options.get("env", {}),
+        }
         child = subprocess.Popen(
             ["ip", "netns", "exec", self.names[host], *command], text=True, **options
         )
@@ -175,8 +184,9 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-def skip_without_networks() -> None:
-    """Skip the test where this user, machine or kernel has no networks to make."""
+@contextlib.contextmanager
+def network_or_skip(disturbance: Disturbance) -> Iterator[Network]:
+    """A network; skips the test where this user, machine or kernel has none to make."""
     for there, what in (
         (sys.platform == "linux", "Linux"),
         (hasattr(os, "geteuid") and os.geteuid() == 0, "root"),
@@ -185,8 +195,9 @@ def skip_without_networks() -> None:
     ):
         if not there:
             pytest.skip(f"making a network takes {what}")
-    try:
-        with Network():
-            pass
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network can be made here: {getattr(error, 'stderr', '') or error}")
+    with contextlib.ExitStack() as stack:
+        try:
+            network = stack.enter_context(Network(disturbance))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network can be made here: {getattr(error, 'stderr', '') or error}")
+        yield network

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cluster_launcher import wait_for
-from networks import NONE, Disturbance, Network, skip_without_networks
+from networks import Disturbance, Network
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -22,12 +22,10 @@ BAD = {
         0.005, jitter=0.003, early=0.1, loss=0.01, corrupt=0.005, duplicate=0.02
     ),
 }
-FAR = pytest.mark.parametrize("cluster", [Disturbance(delay=0.05)], ids=["far"], indirect=True)
+FAR = pytest.mark.parametrize("network", [Disturbance(delay=0.05)], ids=["far"], indirect=True)
 """So far that what crosses the cable takes a second."""
 MIDST = 0.6
 """Seconds after which it is under way."""
-TCP_TIMEOUT = 12
-"""Seconds of ``distributed.comm.timeouts.tcp``; stock accepts no less than 11."""
 
 
 class Cluster:
@@ -53,10 +51,7 @@ class Cluster:
                 host,
                 *command,
                 cwd=self.directory,
-                env={
-                    "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-                    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{TCP_TIMEOUT}s",
-                },
+                env={"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
                 **options,
             )
 
@@ -76,33 +71,32 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(request, tmp_path):
-    skip_without_networks()
-    with Network(getattr(request, "param", NONE)) as network:
-        yield Cluster(network, tmp_path)
+def cluster(network, tmp_path):
+    return Cluster(network, tmp_path)
 
 
-@pytest.mark.parametrize("cluster", BAD.values(), ids=BAD.keys(), indirect=True)
+@pytest.mark.parametrize("network", BAD.values(), ids=BAD.keys(), indirect=True)
 def test_bad_network(cluster):
     cluster.says(cluster.client("tree"), "right")
+
+
+def pulled_in_the_midst(cluster: Cluster) -> subprocess.Popen[str]:
+    client = cluster.client("fetch")
+    cluster.says(client, "made")
+    time.sleep(MIDST)
+    cluster.network.cable("down")
+    return client
 
 
 @FAR
 def test_the_cable_is_pulled_for_good(cluster):
     """The worker beyond it counts as lost, and the other one makes anew what it had."""
-    client = cluster.client("fetch")
-    cluster.says(client, "made")
-    time.sleep(MIDST)
-    cluster.network.cable("down")
-    cluster.says(client, "right")
+    cluster.says(pulled_in_the_midst(cluster), "right")
 
 
 @FAR
 def test_the_cable_is_pulled_for_a_while(cluster):
-    client = cluster.client("fetch")
-    cluster.says(client, "made")
-    time.sleep(MIDST)
-    cluster.network.cable("down")
+    client = pulled_in_the_midst(cluster)
     with pytest.raises(subprocess.TimeoutExpired):
         client.wait(4)
     cluster.network.cable("up")

@@ -19,7 +19,7 @@ import pytest
 from comm_pairs import connected, listening, run
 from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
-from networks import NONE, Disturbance, Network, skip_without_networks
+from networks import Disturbance, Network
 
 HERE = Path(__file__).parent
 
@@ -121,8 +121,6 @@ pulls = pytest.mark.parametrize(
     ],
 )
 TIMEOUT = 90.0
-TCP_TIMEOUT = 12
-"""Seconds of ``distributed.comm.timeouts.tcp``; stock accepts no less than 11."""
 DISTURBANCES = {
     "delay": Disturbance(delay=0.020, jitter=0.005),
     "loss": Disturbance(delay=0.002, loss=0.02),
@@ -138,7 +136,6 @@ def end(network: Network, host: int, *arguments: str) -> subprocess.Popen[str]:
         sys.executable,
         str(HERE / "wire_ends.py"),
         *arguments,
-        env={"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": f"{TCP_TIMEOUT}s"},
         cwd=HERE,
     )
 
@@ -151,13 +148,6 @@ def transfer(network: Network, here: str, there: str, count: int, nbytes: int):
     )
     assert client.stdout.readline() == "connected\n"
     return server, client
-
-
-@pytest.fixture
-def network(request):
-    skip_without_networks()
-    with Network(getattr(request, "param", NONE)) as made:
-        yield made
 
 
 @pytest.mark.timeout(TIMEOUT)
