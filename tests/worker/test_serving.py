@@ -14,7 +14,7 @@ from distributed.core import Status
 from distributed.protocol.serialize import families, register_serialization_family
 from distributed.utils_test import captured_logger
 from distributed.worker import get_data_from_worker
-from worker_clusters import cluster, until
+from worker_clusters import cluster, heard, until
 
 import fastworker
 from fastworker.data import serving, sharing
@@ -259,7 +259,9 @@ async def test_what_cannot_travel_and_nobody_needs(c, s, a, b):
 async def test_copied_again_right_after_it_was_let_go(c, s, a, b):
     """The scheduler reads late that it was let go: in stock it takes the new copy for gone."""
     x = c.submit(inc, 1, key="x", workers=[a.address])
+    added = heard(s, "add-keys")
     await c.replicate([x])
+    await until(lambda: added)
     late = []
     for op in ("release-worker-data", "add-keys"):
         handle = s.stream_handlers[op]
