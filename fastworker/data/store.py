@@ -181,8 +181,7 @@ class Store(SpillBuffer):
         memory.
         """
         nbytes = nbytes_of(value)
-        heavy = nbytes > self.n
-        entry, former, leaves = self._replace(key, value, nbytes, heavy)
+        entry, former, leaves = self._replace(key, value, nbytes, nbytes > self.n)
         del former  # with no lock held
         if leaves:
             with self._capture_metrics():

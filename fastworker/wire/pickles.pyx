@@ -11,7 +11,6 @@ compiled code. The outcome is that of `pickle.loads`, and where that is not cert
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_SetItem
 from cpython.object cimport PyObject_SetItem
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
@@ -340,10 +339,7 @@ cdef class Reading:
         cdef Py_ssize_t i
         target = self.top()
         for i in range(0, len(items), 2):
-            if type(target) is dict:
-                PyDict_SetItem(target, items[i], items[i + 1])
-            else:
-                PyObject_SetItem(target, items[i], items[i + 1])
+            PyObject_SetItem(target, items[i], items[i + 1])
         return 0
 
     cdef object read(self, const uint8_t* p):
