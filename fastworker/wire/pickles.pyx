@@ -16,7 +16,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+
+from fastworker.wire.bigendian cimport load_double
 
 import sys
 from pickle import UnpicklingError
@@ -117,16 +118,6 @@ cdef inline uint32_t four(const uint8_t* p) noexcept:
 
 cdef inline uint64_t eight(const uint8_t* p) noexcept:
     return four(p) | <uint64_t>four(p + 4) << 32
-
-
-cdef double big_endian(const uint8_t* p) noexcept:
-    cdef uint64_t bits = 0
-    cdef double value
-    cdef int i
-    for i in range(8):
-        bits = bits << 8 | p[i]
-    memcpy(&value, &bits, 8)
-    return value
 
 
 cdef Py_ssize_t argument_size(const uint8_t* p, const uint8_t* end) noexcept:
@@ -392,7 +383,7 @@ cdef class Reading:
                 self.push(int.from_bytes(digits, "little", signed=True))
                 p += 1 + n
             elif opcode == BINFLOAT:
-                self.push(big_endian(p))
+                self.push(load_double(p))
                 p += 8
             elif opcode == SHORT_BINBYTES:
                 n = p[0]

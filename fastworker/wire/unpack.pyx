@@ -21,9 +21,10 @@ from cpython.long cimport (
 from cpython.object cimport PyObject_Hash
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
+from fastworker.wire.bigendian cimport load16, load32, load64, load_double
 from fastworker.wire.frames cimport Frames
 from fastworker.wire.strings cimport SHORT, short_string
 
@@ -37,18 +38,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     TIMESTAMP = -1  # the extension type that MessagePack itself defines
-
-
-cdef inline uint16_t load16(const uint8_t* p) noexcept nogil:
-    return <uint16_t>((p[0] << 8) | p[1])
-
-
-cdef inline uint32_t load32(const uint8_t* p) noexcept nogil:
-    return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
-
-
-cdef inline uint64_t load64(const uint8_t* p) noexcept nogil:
-    return (<uint64_t>load32(p) << 32) | load32(p + 4)
 
 
 cdef bint is_marker(const uint8_t* name, Py_ssize_t n) noexcept nogil:
@@ -124,9 +113,7 @@ cdef class Unpacker:
         cdef uint8_t kind
         cdef const uint8_t* p
         cdef uint32_t bits32
-        cdef uint64_t bits64
         cdef float single
-        cdef double double_
         self.need(1)
         kind = self.pos[0]
         self.pos += 1
@@ -164,9 +151,7 @@ cdef class Unpacker:
             if kind == 0xCB:
                 self.need(8)
                 self.pos += 8
-                bits64 = load64(p)
-                memcpy(&double_, &bits64, 8)
-                return PyFloat_FromDouble(double_)
+                return PyFloat_FromDouble(load_double(p))
             if kind == 0xCC or kind == 0xD0:
                 self.need(1)
                 self.pos += 1
