@@ -51,12 +51,17 @@ class Profiling:
                 return {}
             frames = current_frames()
             after = self.active_threads.copy()
-        # A frame belongs to the task if the thread was at it both before and after it was taken
-        return {
-            ident: (key, frames[ident])
-            for ident, key in before.items()
-            if ident in frames and ident in after and after[ident] == key
-        }
+        try:
+            # A frame belongs to the task if the thread was at it both before and after it was taken
+            return {
+                ident: (key, frames[ident])
+                for ident, key in before.items()
+                if ident in frames and ident in after and after[ident] == key
+            }
+        finally:
+            # The frame of this function is one of them. It must not keep itself: the variables of
+            # all threads would wait for the garbage collector.
+            del frames
 
     def trigger_profile(self) -> None:
         """Add one look at the stack of every running task to the profiles."""

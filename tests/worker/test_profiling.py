@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 
 import dask
 import pytest
@@ -108,6 +110,37 @@ async def test_call_stacks_of_running_tasks(c, s, a):
         assert a.profile_keys["x"]["count"] >= before[1] + 1
     await c.gather([x, y])
     assert a.get_call_stack() == {}
+
+
+class Temporary:
+    """What a task has in a variable and lets go of in the end."""
+
+    seen: list[weakref.ref] = []
+
+    def __init__(self):
+        self.seen.append(weakref.ref(self))
+
+
+def has_temporary(held):
+    temporary = Temporary()
+    held.pass_through()
+    return bool(temporary)
+
+
+@pytest.mark.parametrize("look", ["trigger_profile", "get_call_stack"])
+@cluster(nthreads=ONE_WORKER)
+async def test_looks_at_a_task_do_not_keep_its_variables(c, s, a, look):
+    Temporary.seen.clear()
+    gc.disable()
+    try:
+        with gate(look) as held:
+            x = c.submit(has_temporary, held, key="x")
+            await until(held.entered.is_set)
+            getattr(a, look)()
+        await x
+        await until(lambda: Temporary.seen[0]() is None)
+    finally:
+        gc.enable()
 
 
 def come_and_go(worker, stop, n):
