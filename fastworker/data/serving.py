@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 from dask.typing import Key
 from distributed.actor import Actor
@@ -16,8 +16,8 @@ from distributed.core import Status, context_meter_to_server_digest
 from distributed.metrics import context_meter
 from distributed.protocol import Serialize
 
-from fastworker.data.sharing import SHARE_SECONDS, Sharing
 from fastworker.data.store import Store
+from fastworker.wire.parcels import Shared
 
 #: Says of transfers what stock says of them.
 logger = logging.getLogger("distributed.worker")
@@ -27,6 +27,10 @@ THROTTLED = " Throttling outgoing data transfers because worker is paused."
 
 #: A transfer is taken to last this long at least, in seconds, when its bandwidth is computed.
 SHORTEST = 0.001
+
+#: Results smaller than this, in bytes, are serialized for each request: that takes less time than
+#: to look for another request for the same.
+SHARE_FROM = 16 << 10
 
 
 class Serving:
@@ -46,7 +50,11 @@ class Serving:
         transfer_outgoing_log: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._sharing = Sharing()
+        # Results that are on their way into messages. By weak reference: the transfers hold them,
+        # and nothing holds a result, nor what it was serialized to, when the last one has been
+        # written. The event loop's thread looks here; any thread may let go of a result, which
+        # WeakValueDictionary allows for.
+        self._sharing: WeakValueDictionary[Key, Shared] = WeakValueDictionary()
         super().__init__(*args, **kwargs)
 
     @context_meter_to_server_digest("get-data")  # type: ignore[untyped-decorator]
@@ -108,7 +116,7 @@ class Serving:
         nbytes = {key: self.state.tasks[key].nbytes or 0 for key in data}
         total = sum(nbytes.values())
         if isinstance(comm, TCP):
-            marked = self._sharing.mark(data, nbytes)
+            marked = self._mark(data, nbytes)
         else:  # "inproc" serializes nothing, and takes marks of one kind off
             marked = {key: Serialize(value) for key, value in data.items()}
         del data
@@ -118,7 +126,6 @@ class Serving:
             with context_meter.meter("network", func=time) as meter:
                 message = {"status": "OK", "data": marked}
                 sent = await comm.write(message, serializers=serializers)
-                self._share(marked)
                 del message, marked  # hold nothing here while the peer is at it
                 answer = await comm.read(deserializers=serializers)
             assert answer == "OK", answer
@@ -153,11 +160,25 @@ class Serving:
             limit = limit and 2 * limit
         return limit
 
-    def _share(self, marked: dict[Key, Serialize]) -> None:
-        """Keep for a moment what had to be serialized."""
-        kept = self._sharing.keep(marked)
-        if kept:
-            asyncio.get_running_loop().call_later(SHARE_SECONDS, self._sharing.forget, kept)
+    def _mark(
+        self, results: Mapping[Key, object], nbytes: Mapping[Key, int]
+    ) -> dict[Key, Serialize]:
+        """The results as they go into a message.
+
+        Large results queue for the thread that serializes them. All requests for a result that
+        come before its turn share one serialization. A request that comes later does not, as the
+        result may have been changed in place since.
+        """
+        marked: dict[Key, Serialize] = {}
+        for key, value in results.items():
+            if nbytes[key] < SHARE_FROM:
+                marked[key] = Serialize(value)
+                continue
+            shared = self._sharing.get(key)
+            if shared is None or shared.begun or shared.data is not value:
+                shared = self._sharing[key] = Shared(value)
+            marked[key] = shared
+        return marked
 
     def _results(self, keys: Collection[Key]) -> dict[Key, object]:
         """The results of those keys that have one here; of an actor, what stands for it."""

@@ -6,6 +6,7 @@ from distributed.protocol.serialize import Serialize
 class Heavy(Exception): ...
 
 class Shared(Serialize):
+    begun: bool
     parts: tuple[Any, Any] | None
     def __init__(self, data: object) -> None: ...
 

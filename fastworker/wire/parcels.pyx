@@ -42,14 +42,17 @@ class Unserializable(Exception):
 
 
 class Shared(Serialize):
-    """A result that several ask for at a time: what has been serialized once is sent to all.
+    """A result that goes into several messages: it is serialized for the first one that is packed.
 
-    May be packed by several threads; then the first to come and those who come meanwhile do the
+    May be packed by several threads; then the first to come and those that come meanwhile do the
     work, with the same outcome, and either outcome stays.
     """
 
     def __init__(self, data):
         super().__init__(data)
+        #: Whether serializing has begun: what becomes of the result from now on may not be in it.
+        #: Set once, by the thread that packs; the GIL makes it seen by all.
+        self.begun = False
         #: (context, serializers, header and frames) of the last time; None for what is packed
         #: natively, as that costs nothing
         self.parts = None
@@ -141,6 +144,8 @@ cdef class Packer:
         if parts is None or (<tuple>parts)[0] != self.agreed:
             if self.allowance >= 0:
                 spend(&self.allowance, safe_sizeof(marked.data))
+            if shared:
+                marked.begun = True
             start = perf_counter()
             try:
                 parts = (self.agreed, self.objects.serialized(marked))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from unittest import mock
+import threading
+import weakref
 
 import dask
 import distributed
 import numpy as np
 import pytest
+from beside_stock import as_stock
 from dask.utils_test import inc
 from distributed.core import Status
 from distributed.protocol.serialize import families, register_serialization_family
+from distributed.utils import offload
 from distributed.utils_test import captured_logger
 from distributed.worker import get_data_from_worker
-from worker_clusters import cluster, heard, until
+from worker_clusters import cluster, gate, heard, until
 
 import fastworker
-from fastworker.data import serving, sharing
-from fastworker.wire.parcels import pack
 
 native = cluster(config={"fastworker.comm.transport": "native"})
 
@@ -121,75 +124,130 @@ async def test_many_small_results_and_large_ones(c, s, a, b):
     assert fetched.flags.writeable and fetched.flags.aligned
 
 
-class Times:
-    """How often it was pickled."""
+class Heavy:
+    """Is serialized in the thread for that, and counts how often."""
 
     def __init__(self):
-        self.data = bytes(100_000)
+        self.text = "as it was made"
         self.pickled = 0
+        self.held_up = contextlib.nullcontext()
 
     def __sizeof__(self):
-        return 100_000
+        return 50_000_000
 
     def __reduce__(self):
         self.pickled += 1
-        return Times, ()
+        text = self.text
+        with self.held_up:
+            return "".join, ([text],)
+
+
+async def heavy_at(client, worker):
+    """A future of a `Heavy` on a worker, and the object itself."""
+    future = client.submit(Heavy, key="x", workers=[worker.address])
+    await distributed.wait(future)
+    return future, worker.data["x"]
+
+
+async def ask_often(client, worker, times):
+    """Requests for "x" that have all come to the worker."""
+    before = worker.transfer_outgoing_count_total
+    worker.transfer_outgoing_count_limit = False
+    requests = [asyncio.ensure_future(ask(client, worker, ["x"])) for _ in range(times)]
+    await until(lambda: worker.transfer_outgoing_count_total == before + times)
+    return requests
+
+
+async def answers(requests):
+    return [answer["data"]["x"] for answer in await asyncio.gather(*requests)]
+
+
+@native
+async def test_what_many_ask_for_at_once_is_serialized_once(c, s, a, b):
+    future, here = await heavy_at(c, a)
+    with gate("busy") as busy:
+        held = asyncio.ensure_future(offload(busy.pass_through))
+        requests = await ask_often(c, a, 10)
+        assert here.pickled == 0
+    assert await answers(requests) == ["as it was made"] * 10
+    assert here.pickled == 1
+    await held
+    assert await answers(await ask_often(c, a, 1)) == ["as it was made"]
+    assert here.pickled == 2
+    await until(lambda: not a.transfer_outgoing_count)
+    assert not a._sharing
+    del future
+
+
+@native
+async def test_a_request_that_comes_after_a_change_gets_the_change(c, s, a, b):
+    """Serializing has begun for those who came first; who comes now does not share it."""
+    future, here = await heavy_at(c, a)
+    entered, go_on = threading.Event(), threading.Event()
+
+    class HeldUp:
+        def __enter__(self):
+            entered.set()
+            assert go_on.wait(30)
+
+        def __exit__(self, *args):
+            here.held_up = contextlib.nullcontext()
+
+    here.held_up = HeldUp()
+    try:
+        first = await ask_often(c, a, 1)
+        await until(entered.is_set)
+        here.text = "changed"
+        later = await ask_often(c, a, 5)
+    finally:
+        go_on.set()
+    assert await answers(first) == ["as it was made"]
+    assert await answers(later) == ["changed"] * 5
+    assert here.pickled == 2
+    del future
+
+
+def change(x):
+    x["a"][:] = 2.0
+    x["b"] = "changed"
+
+
+@as_stock(nthreads=[("127.0.0.1", 1)] * 2)
+async def test_a_result_changed_in_place_is_served_as_it_is_now(c, s, a, b):
+    x = c.submit(lambda: {"a": np.zeros(10_000), "b": "as it was"}, key="x", workers=[a.address])
+    await distributed.wait(x)
+    first = (await ask(c, a, ["x"]))["data"]["x"]
+    assert (first["a"][0], first["b"]) == (0.0, "as it was")
+    await c.submit(change, x, workers=[a.address])
+    second = (await ask(c, a, ["x"]))["data"]["x"]
+    assert (second["a"][0], second["b"]) == (2.0, "changed")
+    del x
+
+
+class Seen(dict):
+    """A dict that one can tell the end of."""
+
+
+@pytest.mark.parametrize("end", ["freed", "spilled", "replaced"])
+@as_stock(nthreads=[("127.0.0.1", 1)] * 2)
+async def test_nothing_is_kept_of_what_was_served(c, s, a, b, *, end):
+    x = c.submit(lambda: Seen(a=np.zeros(10**5)), key="x", workers=[a.address])
+    await distributed.wait(x)
+    refs = [weakref.ref(a.data["x"]), weakref.ref(a.data["x"]["a"])]
+    await ask(c, a, ["x"])
+    await until(lambda: not a.transfer_outgoing_count)
+    if end == "freed":
+        del x
+        await until(lambda: "x" not in a.data)
+    elif end == "spilled":
+        a.data.evict()
+    else:
+        a.data["x"] = 1
+    assert [ref() for ref in refs] == [None, None]
 
 
 def of_one(x):
     return type(x).__name__
-
-
-@cluster(
-    nthreads=[("127.0.0.1", 1)] * 5,
-    config={"fastworker.comm.transport": "native", "distributed.scheduler.work-stealing": False},
-)
-async def test_what_many_ask_for_is_serialized_once(c, s, a, *others):
-    x = c.submit(Times, key="x", workers=[a.address])
-    await distributed.wait(x)
-    here = a.data["x"]  # whoever has got it may be asked too
-    first = others[0]
-    with mock.patch.object(serving, "SHARE_SECONDS", 5.0):  # a busy machine takes its time
-        assert await c.submit(of_one, x, workers=[first.address], key="first") == "Times"
-    assert here.pickled == 1
-    futures = [c.submit(of_one, x, workers=[b.address], key=f"of {b.address}") for b in others[1:]]
-    s.remove_replica(s.tasks["x"], s.workers[first.address])  # that all ask the same worker
-    assert await c.gather(futures) == ["Times"] * 3
-    assert here.pickled == 1
-    await until(lambda: not a._sharing._shared)
-    assert a._sharing._nbytes == 0
-
-
-def test_what_is_kept_for_others(monkeypatch):
-    monkeypatch.setattr(sharing, "SHARE_NBYTES", 150_000)
-    kept = sharing.Sharing()
-    nbytes = {"x": 10**5, "y": 10**5, "z": 10**5, "small": 10, "array": 10**6}
-    values = {
-        "x": Big(),
-        "y": [Big(), Big()],
-        "z": Big(),
-        "small": 5,
-        "array": np.zeros(10**6),
-    }
-
-    def sent():
-        marked = kept.mark(values, nbytes)
-        pack({"data": marked}, {"pickle-protocol": 5, "compression": None}, 1 << 26)
-        return marked
-
-    first = sent()
-    added = kept.keep(first)
-    # What is packed natively is not, and not more than there is room for
-    assert added.keys() == {"x", "z"}
-    assert sum(added.values()) == kept._nbytes <= 150_000
-    again = sent()
-    for key in values:
-        assert (again[key] is first[key]) == (key in added)
-    assert kept.keep(again) == {}
-    values["x"] = Big()  # computed anew
-    assert sent()["x"] is not first["x"]
-    kept.forget(added)
-    assert kept._nbytes == 0 and not kept._shared
 
 
 class Big:
