@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Hashable
-from threading import Lock
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
@@ -14,7 +12,7 @@ from dask.utils import key_split
 from distributed import profile
 from distributed.metrics import time
 
-from fastworker.execution.frames import current_frames
+from fastworker.execution.frames import FrameCopy, copy_stacks
 
 #: The frames that stand right below those of a task, by how the names of their files end: of what
 #: distributed runs tasks with, any; of what runs plain tasks, that of one function.
@@ -30,46 +28,24 @@ MAX_DEPTH = 101
 class Profiling:
     """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
 
-    Threads that run plain tasks enter themselves in ``active_threads`` without
-    ``active_threads_lock``, so that the lock stops only the others.
+    ``copy_stacks`` reads ``active_threads`` while no other thread runs, and needs no lock for it.
     """
 
     if TYPE_CHECKING:
         active_threads: dict[int, Key]
-        active_threads_lock: Lock
         low_level_profiler: bool
         profile_keys: defaultdict[str, dict[str, Any]]
         profile_recent: dict[str, Any]
 
         def digest_metric(self, name: Hashable, value: float) -> None: ...
 
-    def _task_frames(self) -> dict[int, tuple[Key, FrameType]]:
-        """By thread, the key of the task that it runs and its innermost frame."""
-        with self.active_threads_lock:
-            before = self.active_threads.copy()
-            if not before:
-                return {}
-            frames = current_frames()
-            after = self.active_threads.copy()
-        try:
-            # A frame belongs to the task if the thread was at it both before and after it was taken
-            return {
-                ident: (key, frames[ident])
-                for ident, key in before.items()
-                if ident in frames and ident in after and after[ident] == key
-            }
-        finally:
-            # The frame of this function is one of them. It must not keep itself: the variables of
-            # all threads would wait for the garbage collector.
-            del frames
-
     def trigger_profile(self) -> None:
         """Add one look at the stack of every running task to the profiles."""
         if not self.active_threads:
             return
         start = time()
-        for ident, (key, frame) in self._task_frames().items():
-            stack = _stack_of_task(frame)
+        for ident, key, frames in copy_stacks(self.active_threads):
+            stack = _stack_of_task(frames)
             if not stack:
                 continue
             native = profile.ll_get_stack(ident) if self.low_level_profiler else None
@@ -80,32 +56,32 @@ class Profiling:
 
     def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:
         """The stacks of running tasks as text, the outermost frame first; of ``keys``, or all."""
-        stacks = {key: profile.call_stack(frame) for key, frame in self._task_frames().values()}
+        stacks = {
+            key: [profile.repr_frame(frame) for frame in reversed(frames)]
+            for _ident, key, frames in copy_stacks(self.active_threads)
+        }
         if keys is None:
             return stacks
         return {key: stacks[key] for key in keys if key in stacks}
 
 
-def _stack_of_task(frame: FrameType) -> list[FrameType]:
-    """The frames of a task's own code, the outermost first.
+def _stack_of_task(frames: list[FrameCopy]) -> list[FrameCopy]:
+    """The frames of a task's own code, the outermost first; ``frames`` has the innermost first.
 
     Empty if the thread is at none of it: the task has not begun, or is over.
     """
-    stack = [frame]
-    below = frame.f_back
-    while below is not None:
-        code = below.f_code
-        if code.co_filename.endswith(WORKER) or (
-            code.co_name == PULL and code.co_filename.endswith(POOL)
+    for n, frame in enumerate(frames):
+        code = frame.f_code
+        if n and (
+            code.co_filename.endswith(WORKER)
+            or (code.co_name == PULL and code.co_filename.endswith(POOL))
         ):
-            del stack[min(MAX_DEPTH, sys.getrecursionlimit() // 4 + 1) :]
-            return stack[::-1]
-        stack.append(below)
-        below = below.f_back
+            depth = min(MAX_DEPTH, sys.getrecursionlimit() // 4 + 1)
+            return frames[: min(n, depth)][::-1]
     return []
 
 
-def _add(tree: dict[str, Any], stack: list[FrameType]) -> dict[str, Any]:
+def _add(tree: dict[str, Any], stack: list[FrameCopy]) -> dict[str, Any]:
     """Count a stack in a tree of the kind that ``profile.create`` begins.
 
     Returns the node of its innermost frame. A node counts how often something was seen that it

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import dask
 import pytest
-from distributed import profile, secede
+from distributed import get_worker, profile, secede
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
+from fastworker.execution.frames import copy_stacks
 from fastworker.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
 
 
@@ -30,8 +33,13 @@ def names(stack):
     return [frame.f_code.co_name for frame in stack]
 
 
+def frames_of_this_thread():
+    [(_ident, _value, frames)] = copy_stacks({threading.get_ident(): None})
+    return frames[1:]
+
+
 def here():
-    return _stack_of_task(sys._getframe())
+    return _stack_of_task(frames_of_this_thread())
 
 
 @pytest.mark.parametrize("depth", [0, 5, 99, 100, 101, 300])
@@ -39,14 +47,16 @@ def test_trees_are_those_of_distributed(depth):
     """The same stack, given to distributed's profiler and to ours, twice."""
 
     def look():
-        return grow_both(sys._getframe())
+        return grow_both()
 
-    def grow_both(frame):
+    def grow_both():
+        caller, copies = sys._getframe(1), frames_of_this_thread()[1:]
         theirs = profile.create()
         ours = profile.create()
         for _ in range(2):
-            profile.process(frame, True, theirs, stop=WORKER)
-            _add(ours, _stack_of_task(frame))
+            profile.process(caller, True, theirs, stop=WORKER)
+            _add(ours, _stack_of_task(copies))
+        assert [profile.repr_frame(frame) for frame in copies[::-1]] == profile.call_stack(caller)
         return ours, theirs
 
     ours, theirs = from_file(WORKER)(deep, depth, look)
@@ -141,6 +151,39 @@ async def test_looks_at_a_task_do_not_keep_its_variables(c, s, a, look):
         await until(lambda: Temporary.seen[0]() is None)
     finally:
         gc.enable()
+
+
+def test_stacks_that_change_meanwhile():
+    """A look that runs the garbage collector lets the thread go on that it looks at."""
+    script = Path(__file__).with_name("changing_frames.py")
+    ended = subprocess.run(
+        [sys.executable, "-X", "faulthandler", script], timeout=60, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+class LooksAtItself:
+    """A task that asks its own worker what it is doing."""
+
+    def __call__(self):
+        temporary = Temporary()
+        worker = get_worker()
+        worker.trigger_profile()
+        return bool(temporary), worker.get_call_stack()
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_a_task_that_looks_at_itself(c, s, a):
+    Temporary.seen.clear()
+    gc.disable()
+    try:
+        _, stacks = await c.submit(LooksAtItself(), key="x")
+        await until(lambda: Temporary.seen[0]() is None)
+    finally:
+        gc.enable()
+    assert "in __call__\n" in stacks["x"][-2]
+    assert "in get_call_stack\n" in stacks["x"][-1]
+    assert a.profile_recent["count"] == 1
 
 
 def come_and_go(worker, stop, n):
