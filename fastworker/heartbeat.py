@@ -25,6 +25,7 @@ class Heartbeat:
 
     if TYPE_CHECKING:
         active_keys: set[Key]
+        address: str
         bandwidth_types: dict[Any, Any]
         bandwidth_workers: dict[Any, Any]
         contact_address: str
@@ -46,13 +47,14 @@ class Heartbeat:
         stock's, as there are those who look for them.
         """
         forget_spare()  # at some time, and this comes every now and then
+        logger.debug("Heartbeat: %s", self.address)
         try:
             start, answer, stop = await self._beat()
+            self._update_latency(stop - start)
             if answer["status"] == "missing":
                 logger.warning("Scheduler was unaware of this worker; shutting down.")
                 await self.close(reason="worker-heartbeat-missing")
                 return
-            self._update_latency(stop - start)
             self.scheduler_delay = answer["time"] - (start + stop) / 2
             milliseconds = 1000 * answer["heartbeat-interval"]
             self.periodic_callbacks["heartbeat"].callback_time = milliseconds

@@ -9,6 +9,7 @@ stream; the scheduler then sends the same task to the next worker. Here the mess
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from ssl import SSLError
 from typing import Any
 
@@ -21,10 +22,36 @@ from tornado.iostream import StreamClosedError
 from fastworker.comm.tcp import TCP as NativeTCP
 from fastworker.wire import ComputeTask, Frames, FreeKeys, UnloadableTask, WireError, decode
 
-__all__ = ["SchedulerStream", "UnloadableTask"]
+__all__ = ["NATIVE", "SchedulerStream", "UnloadableTask"]
+
+#: Messages that the engine takes as they are, and their ops.
+NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
 #: A TCP message starts with the length of its head, in the byte order of the machine.
 LENGTH_BYTES = 8
+
+
+class Batch(list[Any]):
+    """The messages of one batch, for a loop over them that takes each as a dict.
+
+    What `take` takes never gets to that loop. The batch lets go of a message when its turn comes:
+    the loop keeps the batch until it has read the next one, which may be a long time.
+    """
+
+    def __init__(self, messages: list[Any], take: Callable[[Any], None]) -> None:
+        super().__init__(messages)
+        self._take = take
+
+    def __iter__(self) -> Iterator[Any]:
+        take = self._take
+        self.reverse()
+        while self:
+            message = self.pop()
+            if type(message) in NATIVE:
+                take(message)
+            else:
+                yield message
+                del message
 
 
 class SchedulerStream:
@@ -37,13 +64,14 @@ class SchedulerStream:
     ----------
     comm
         The connection.
-    native
-        Whether `read` gives `ComputeTask` and `FreeKeys` where it can; dicts alone otherwise.
+    take
+        Takes each `ComputeTask` and `FreeKeys` when a loop over the batch gets to it, so that they
+        keep their place among the other messages. None to have dicts for them.
     """
 
-    def __init__(self, comm: Comm, *, native: bool = False) -> None:
+    def __init__(self, comm: Comm, take: Callable[[Any], None] | None = None) -> None:
         self.comm = comm
-        self.native = native
+        self.take = take
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.comm!r}>"
@@ -77,12 +105,9 @@ class SchedulerStream:
             messages: list[Any] = await offload(decode, frames)
         else:
             messages = decode(frames)
-        if self.native:
-            return messages
-        return [
-            message.to_dict() if type(message) in (ComputeTask, FreeKeys) else message
-            for message in messages
-        ]
+        if self.take is not None:
+            return Batch(messages, self.take)
+        return [message.to_dict() if type(message) in NATIVE else message for message in messages]
 
 
 async def _read_frames(comm: TCP) -> Frames:

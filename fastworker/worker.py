@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -16,7 +15,6 @@ from distributed.core import Status
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
 from distributed.threadpoolexecutor import ThreadPoolExecutor
-from distributed.utils import iscoroutinefunction
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
@@ -42,7 +40,7 @@ from fastworker.heartbeat import Heartbeat
 from fastworker.metrics import Metrics
 from fastworker.profiling import Profiling
 from fastworker.spans import SpansExtension
-from fastworker.stream import SchedulerStream, UnloadableTask
+from fastworker.stream import NATIVE, SchedulerStream, UnloadableTask
 from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
 from fastworker.verbs.steering import users
@@ -50,9 +48,6 @@ from fastworker.views import StateViews
 from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
-
-#: Says of the scheduler's stream what stock's servers say of theirs.
-logger = logging.getLogger("distributed.core")
 
 #: Where a worker looks for a scheduler if nobody says anything else.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
@@ -64,10 +59,6 @@ REMOVE_AGAIN_AFTER = 0.5
 #: characters, when the worker validates itself.
 NAMED_KEYS = 27
 NAMED_KEYS_CHARS = 80
-
-
-#: Messages that the engine takes as they are, and their ops.
-NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
 
 class Worker(
@@ -196,45 +187,11 @@ class Worker(
 
     async def handle_scheduler(self, comm: Comm) -> None:
         """Work off the scheduler's stream until it ends, then close."""
-        await super().handle_scheduler(SchedulerStream(comm, native=self._engine is not None))
-
-    async def handle_stream(self, comm: Any, extra: dict[str, Any] | None = None) -> None:
-        """Work off a stream of messages until it ends, each by its handler.
-
-        Tasks and keys to free go straight to the engine, unless somebody has put a handler of his
-        own in the place of ours.
-        """
-        if not isinstance(comm, SchedulerStream):
-            await super().handle_stream(comm, extra)
-            return
-        logger.info("Starting established connection to %s", comm.peer_address)
-        try:
-            while True:
-                try:
-                    messages = await comm.read()
-                except CommClosedError:
-                    logger.info("Connection to %s has been closed.", comm.peer_address)
-                    return
-                for message in messages:
-                    if type(message) in NATIVE:
-                        self._handle_native(message)
-                    elif message == "OK":
-                        break
-                    elif message["op"] == "close-stream":
-                        logger.info("Received 'close-stream' from %s; closing.", comm.peer_address)
-                        return
-                    else:
-                        handler = self.stream_handlers[message.pop("op")]
-                        if iscoroutinefunction(handler):
-                            await handler(**message)
-                        else:
-                            handler(**message)
-                # Others have something to do too
-                await asyncio.sleep(0)
-        finally:
-            await comm.close()
+        take = self._handle_native if self._engine is not None else None
+        await super().handle_scheduler(SchedulerStream(comm, take))
 
     def _handle_native(self, message: ComputeTask | FreeKeys) -> None:
+        """Give it to the engine, unless the handler of its op has been replaced."""
         op = NATIVE[type(message)]
         replaced = self._engine is None or self.stream_handlers[op] != self._native_handlers[op]
         if replaced or (type(message) is ComputeTask and type(message.run_spec) is UnloadableTask):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import pytest
+from beside_stock import as_stock
 from dask.utils_test import inc
 from distributed.comm import CommClosedError
-from distributed.utils_test import gen_cluster, wait_for_state
+from distributed.utils_test import captured_logger, gen_cluster, wait_for_state
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
 from fastworker.stream import SchedulerStream, UnloadableTask
@@ -150,3 +152,24 @@ async def test_a_stream_of_rubbish_closes_the_worker(c, s, a):
     server.stream.socket.sendall(b"".join(itertools.repeat(b"\x08" + bytes(7), 3)))
     await a.finished()
     assert a.status.name == "closed"
+
+
+@as_stock()
+async def test_a_message_for_nobody_is_logged_and_the_next_ones_are_handled(client, scheduler, a):
+    stream = scheduler.stream_comms[a.address]
+    with captured_logger("distributed.core") as log:
+        stream.send({"op": None, "what": "nonsense"})
+        assert await client.submit(inc, 1, key="x") == 2
+    assert log.getvalue() == "odd message {'what': 'nonsense'}\n"
+
+
+@as_stock()
+async def test_pdb_on_err_stops_where_a_handler_failed(client, scheduler, a):
+    with (
+        mock.patch("distributed.core.LOG_PDB", True),
+        mock.patch("pdb.set_trace") as set_trace,
+        captured_logger("distributed.worker"),
+    ):
+        scheduler.stream_comms[a.address].send({"op": "no-such-op"})
+        await until(lambda: a.status.name == "closed")
+    set_trace.assert_called_once_with()
