@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from distributed.metrics import time
 from distributed.utils_comm import retry_operation
 
-from fastworker.comm import forget_spare
-
 if TYPE_CHECKING:
     from dask.typing import Key
 
@@ -46,7 +44,6 @@ class Heartbeat:
         what goes wrong here. That the scheduler does not answer is logged. The lines of the log are
         stock's, as there are those who look for them.
         """
-        forget_spare()  # at some time, and this comes every now and then
         logger.debug("Heartbeat: %s", self.address)
         try:
             start, answer, stop = await self._beat()

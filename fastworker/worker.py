@@ -27,7 +27,7 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from fastworker.comm import keep_spare, use_configured
+from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.dashboard import Dashboard
@@ -98,7 +98,7 @@ class Worker(
         if kwargs.get("extensions") is None:
             kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
-        keep_spare(self.memory_manager.memory_limit)
+        self._watch_spare_memory()
         if kwargs.get("data") is None:
             self._use_store()
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
@@ -106,6 +106,24 @@ class Worker(
         self.stream_handlers["compute-task"] = self._handle_compute_task
         self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
         self._native_handlers = {op: self.stream_handlers[op] for op in NATIVE.values()}
+
+    def _watch_spare_memory(self) -> None:
+        """Have memory that the comm keeps given back whenever it matters to those who measure.
+
+        Through the function that stock reads the memory of the process with, for all purposes.
+        """
+        memory = self.memory_manager
+        spare = SpareMemory(
+            self.monitor.get_process_memory,
+            memory.memory_limit,
+            (
+                memory.memory_target_fraction,
+                memory.memory_spill_fraction,
+                memory.memory_pause_fraction,
+                dask.config.get("distributed.worker.memory.terminate"),
+            ),
+        )
+        self.monitor.get_process_memory = spare.measure
 
     def _make_engine(self) -> Engine | None:
         """What runs plain tasks without the event loop, in threads of its own.
@@ -181,6 +199,7 @@ class Worker(
         result: str | None = await super().close(
             timeout=timeout, executor_wait=executor_wait, nanny=nanny, reason=reason
         )
+        give_back()
         return result
 
     # From the scheduler

@@ -6,7 +6,7 @@ either. `use` puts it in place for this process.
 
 from __future__ import annotations
 
-from fastworker.comm.memory import forget_spare
-from fastworker.comm.selection import in_use, keep_spare, use, use_configured
+from fastworker.comm.selection import in_use, use, use_configured
+from fastworker.comm.spare import SpareMemory, give_back
 
-__all__ = ["forget_spare", "in_use", "keep_spare", "use", "use_configured"]
+__all__ = ["SpareMemory", "give_back", "in_use", "use", "use_configured"]

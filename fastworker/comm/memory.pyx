@@ -60,10 +60,10 @@ cdef enum:
     # faults, once there are so many bytes of them that the rest of the last huge page is little
     SLAB = 32 << 20
     MANY = 8 << 20
-    # Kept for the next message: so many pieces at most, for so many seconds, if they are no more
-    # than 1/SLACK larger than what is asked for then
+    # Kept for the next message: so many pieces at most, for so many milliseconds, if they are no
+    # more than 1/SLACK larger than what is asked for then
     KEPT = 256
-    KEEP_SECONDS = 5
+    KEEP_MS = 1000
     SLACK = 32
 
 #: Every piece starts at a multiple of this many bytes.
@@ -74,7 +74,7 @@ MAPPED_FROM = MAPPED
 
 cdef struct Kept:
     Piece piece
-    long since  # second when it was given back
+    long since  # milliseconds on the clock when it was given back
 
 # All of these are guarded by the GIL: no Python object is made or dropped by the functions that
 # touch them, so none of them can be interrupted.
@@ -82,7 +82,7 @@ cdef struct Kept:
 cdef Kept kept[KEPT]
 cdef Py_ssize_t n_kept = 0
 cdef size_t kept_nbytes = 0
-cdef size_t keep_nbytes = 128 << 20
+cdef size_t keep_nbytes = 0  # until a worker says how much
 cdef size_t small_nbytes = 0  # in use, of mapped pieces below HUGE_PAGE
 cdef Slab* slab = NULL  # that pieces are cut from at the moment
 
@@ -119,7 +119,7 @@ cdef class Memory:
 
 
 def keep_at_most(size_t nbytes):
-    """Keep no more than so many bytes of pieces that nobody uses, for a few seconds, to use again.
+    """Keep no more than so many bytes of pieces that nobody uses, for a second, to use again.
 
     Memory that was written to before is quicker by far than memory that is new.
     """
@@ -129,7 +129,7 @@ def keep_at_most(size_t nbytes):
 
 
 def bytes_kept():
-    """How many bytes of pieces are kept that nobody uses."""
+    """How many bytes of pieces are kept that nobody uses, after giving back the old ones."""
     forget_spare()
     return kept_nbytes
 
@@ -140,7 +140,7 @@ def bytes_kept():
 cdef long now() noexcept nogil:
     cdef timespec time
     clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec
+    return time.tv_sec * 1000 + time.tv_nsec // 1_000_000
 
 
 cdef Piece take_piece(size_t nbytes) noexcept:
@@ -194,12 +194,12 @@ cdef void take_kept(size_t size, Piece* piece) noexcept:
             return
 
 
-cpdef void forget_spare() noexcept:
-    """Give back to the system what has been kept for long; to be called now and then."""
+cdef void forget_spare() noexcept:
+    """Give back to the system what has been kept for long."""
     cdef Py_ssize_t n = 0
     cdef long since
     if n_kept:
-        since = now() - KEEP_SECONDS
+        since = now() - KEEP_MS
         while n < n_kept and kept[n].since < since:
             n += 1
         release(n)

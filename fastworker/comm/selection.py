@@ -13,16 +13,11 @@ from distributed.comm import tcp as stock
 from distributed.comm.registry import backends
 
 from fastworker.comm.backend import TCPBackend, TLSBackend
-from fastworker.comm.memory import keep_at_most
-from fastworker.config import CommSettings, comm_choice
+from fastworker.config import comm_choice
 
 logger = logging.getLogger("distributed.comm.tcp")
 
 NATIVE, TORNADO = "native", "tornado"
-
-#: Spare memory, unless configured: this part of the memory limit, and at least so many bytes.
-SPARE_PART = 20
-LEAST_SPARE = 128 << 20
 
 _STOCK: dict[str, type] = {"tcp": stock.TCPBackend, "tls": stock.TLSBackend}
 #: Whether somebody has called `use`; guarded by the GIL.
@@ -57,22 +52,9 @@ def use_configured() -> None:
         _put_in_place(which)
 
 
-def keep_spare(memory_limit: int | None) -> None:
-    """Let the native comm keep memory for what comes next, as configured.
-
-    ``memory_limit`` is that of the worker in bytes, None if there is no worker or it has none.
-    """
-    nbytes = CommSettings.load().spare_memory
-    if nbytes is None:
-        nbytes = max(LEAST_SPARE, (memory_limit or 0) // SPARE_PART)
-    keep_at_most(nbytes)
-
-
 def _put_in_place(which: str) -> None:
     if which not in (NATIVE, TORNADO):
         raise ValueError(f"there is no comm {which!r}; there are {NATIVE} and {TORNADO}")
-    if which == NATIVE:
-        keep_spare(None)
     before = in_use()
     for scheme, backend in (_OURS if which == NATIVE else _STOCK).items():
         if before[scheme] not in (NATIVE, TORNADO):

@@ -12,7 +12,7 @@ import pytest
 from distributed.comm import tcp as stock
 from distributed.comm.registry import backends
 
-from fastworker.comm import in_use, keep_spare, selection, use, use_configured
+from fastworker.comm import in_use, selection, use, use_configured
 from fastworker.comm.backend import TCPBackend, TLSBackend
 from fastworker.config import CommSettings, comm_choice
 
@@ -112,18 +112,6 @@ def test_settings_without_limits():
         settings = CommSettings.load()
     assert settings.stall_timeout is None
     assert settings.max_message_bytes is None
-
-
-def test_spare_memory(monkeypatch):
-    kept = []
-    monkeypatch.setattr(selection, "keep_at_most", kept.append)
-    for limit in (None, 1 << 30, 40 << 30):
-        keep_spare(limit)
-    assert kept == [128 << 20, 128 << 20, 2 << 30]
-    with dask.config.set({"fastworker.comm.spare-memory": "1 MiB"}):
-        keep_spare(40 << 30)
-        use("native")
-    assert kept[3:] == [1 << 20] * 2
 
 
 def test_a_short_choice_leaves_the_limits_at_their_defaults():

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
-from unittest import mock
 
 import dask
 import distributed
@@ -365,10 +364,3 @@ async def test_what_is_logged_of_heartbeats(c, s, worker_class):
         ("Scheduler was unaware of this worker; shutting down.", "closed"),
         ("Unexpected exception during heartbeat. Closing worker.", "closed"),
     ]
-
-
-@cluster()
-async def test_heartbeats_give_spare_memory_back(c, s, a, b):
-    with mock.patch("fastworker.heartbeat.forget_spare") as forget:
-        await a.heartbeat()
-    forget.assert_called_once_with()
