@@ -127,10 +127,13 @@ def pull(pool: PullThreadPoolExecutor) -> None:
                 if runner is None:
                     assert pool.engine is not None
                     runner = Runner(pool.engine)
-                runner.run(item)
+                begun = runner.begin(item)
+                item = None  # other tasks may follow, which are not to keep this one
+                if begun:
+                    runner.run()
             else:
                 item.run()
-            del item
+            item = None
     except BaseException:
         logger.critical("Exception in worker", exc_info=True)
         raise

@@ -29,6 +29,7 @@ cdef class Runner:
     cdef object key, run_id, run_spec, span_id, span, prefix
     cdef dict inputs
     cdef list absent  # keys of inputs that are not in memory
+    cdef object value  # what it returned, until that is dealt with
     cdef bint ran  # its code has been called
     # Seconds since the epoch: when it could run, was begun, was called, returned, was left
     cdef double when, began, start, stop, left
@@ -41,12 +42,12 @@ cdef class Runner:
     cdef int read_processor(self) noexcept
     cdef int read_absent(self) except -1
     cdef int measure(self, Outcome how) except -1
-    cdef Run run_one(self)
-    cdef object compute(self)
-    cdef Run succeed(self, object value)
+    cdef bint run_one(self) except -1
+    cdef int compute(self) except -1
+    cdef bint succeed(self) except -1
     cdef int spill(self, object span_id, object prefix) except -1
-    cdef Run fail(self, object error)
-    cdef Run end(self, object event)
-    cdef Run settle(self, list records, list others)
+    cdef bint fail(self, object error) except -1
+    cdef bint end(self, object event) except -1
+    cdef bint settle(self, list records, list others) except -1
     cdef tuple drop(self)
-    cpdef run(self, Run first)
+    cdef int break_down(self, object error) except -1

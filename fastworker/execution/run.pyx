@@ -122,20 +122,33 @@ cdef class Runner:
         """To be called when the thread ends."""
         self.contexts.close()
 
-    cpdef run(self, Run first):
-        """Run a task, and then whatever the core has for this thread, until there is nothing."""
-        cdef Run following = first
+    def begin(self, Run first not None):
+        """Take a task, for `run`; the caller need not keep it.
+
+        Returns False if the worker is to close, because of an error in here.
+        """
         try:
             self.state.lock.acquire()
             try:
                 self.take(first)
             finally:
                 self.state.lock.release()
-            while following is not None:
-                following = self.run_one()
+            return True
         except BaseException as error:
-            # Not the task's fault: the state is broken
-            self.engine.call_loop(self.engine.worker._fail_as_thread_did, error)
+            self.break_down(error)
+            return False
+
+    def run(self):
+        """Run the task that was taken, and then whatever the core has for this thread."""
+        try:
+            while self.run_one():
+                pass
+        except BaseException as error:
+            self.break_down(error)
+
+    cdef int break_down(self, object error) except -1:
+        """Have the worker close: it is not the task's fault, the state is broken."""
+        return self.engine.call_loop(self.engine.worker._fail_as_thread_did, error)
 
     # ------------------------------------------------------------------------- one task
 
@@ -189,19 +202,19 @@ cdef class Runner:
         self.extras.clear()
         return held
 
-    cdef Run run_one(self):
-        """Run the task that was taken. Returns the next one, taken already, or None."""
+    cdef bint run_one(self) except -1:
+        """Run the task that was taken. Returns whether another one has been taken."""
         self.began = self.start = self.stop = wall_clock()
         if self.ts.state_ == CANCELLED or not self.engine.running():
             return self.end(RescheduleEvent(key=self.key, stimulus_id=stamped("not-started")))
         try:
-            value = self.compute()
+            self.compute()
         except BaseException as error:
             begin_traceback_with_task(error)
             return self.fail(error)
-        return self.succeed(value)
+        return self.succeed()
 
-    cdef object compute(self):
+    cdef int compute(self) except -1:
         """Get the inputs that have to be read in, and call the task in a context of its own.
 
         `active_threads` and `active_keys` are changed without ``Worker.active_threads_lock``:
@@ -226,7 +239,7 @@ cdef class Runner:
             PyContext_Enter(context)
             try:
                 self.ran = True
-                value = self.run_spec(self.inputs)
+                self.value = self.run_spec(self.inputs)
             finally:
                 self.stop = self.left = wall_clock()
                 self.read_processor()
@@ -235,7 +248,7 @@ cdef class Runner:
                 del self.thread_state["key"]
                 del self.thread_state["execution_state"]
                 del self.active_threads[self.ident]
-            return value
+            return 0
         finally:
             PySet_Discard(self.active_keys, self.key)
             if self.extras:
@@ -286,15 +299,16 @@ cdef class Runner:
             self.sample.duration = -1.0
         return self.metrics.add(self.span_id, self.prefix, &self.sample, how)
 
-    cdef Run succeed(self, object value):
+    cdef bint succeed(self) except -1:
         cdef double delay = self.engine.worker.scheduler_delay
         cdef double start = self.start + delay, stop = self.stop + delay
-        cdef Run following = None
+        cdef bint following = False
         cdef list others = []
         cdef list records, watchers = None
         cdef bint has_hooks
         cdef TaskState ts = self.ts
         key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
+        value, self.value = self.value, None
         cls = type(value) if value is not None else None
         event = None
         nbytes = nbytes_of(value)
@@ -336,9 +350,10 @@ cdef class Runner:
         if watchers is not None:
             self.engine.tell(watchers, event)
         if self.engine.memory is not None and self.engine.memory.over_target:
+            _held = value = event = None  # what is spilled is to make room
             # Before the scheduler hears of the result, or it would send more while there is no room
             self.spill(span_id, prefix)
-        self.engine.after(others, following is None)
+        self.engine.after(others, not following)
         return following
 
     cdef int spill(self, object span_id, object prefix) except -1:
@@ -351,12 +366,12 @@ cdef class Runner:
         self.when = wall_clock()  # of the next task, if there is one
         return 0
 
-    cdef Run fail(self, object error):
+    cdef bint fail(self, object error) except -1:
         """The exception is being handled: its traceback is taken from there."""
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.engine.end_loop(self.key, error)
             self.drop()
-            return None
+            return False
         if self.ran:
             delay = self.engine.worker.scheduler_delay
             try:
@@ -371,9 +386,9 @@ cdef class Runner:
             event = outcome.could_not_start(error, self.ts, self.run_id)
         return self.end(event)
 
-    cdef Run end(self, object event):
+    cdef bint end(self, object event) except -1:
         """Let the core handle an event other than success that ends the run."""
-        cdef Run following = None
+        cdef bint following = False
         cdef list others = []
         cdef list records, watchers = None
         self.state.lock.acquire()
@@ -391,16 +406,17 @@ cdef class Runner:
             self.state.lock.release()
         if watchers is not None:
             self.engine.tell(watchers, event)
-        self.engine.after(others, following is None)
+        self.engine.after(others, not following)
         return following
 
-    cdef Run settle(self, list records, list others):
-        """Pass on what the core answered; the lock is held. Returns what this thread does next.
+    cdef bint settle(self, list records, list others) except -1:
+        """Pass on what the core answered; the lock is held. Returns whether a task was taken.
 
         A thread that has left the pool, or is to make room for one that comes back, takes nothing.
         """
         cdef bint take = self.pool_state["proceed"] and not self.pool._rejoin_list
         cdef Run following = self.engine.route(records, take, others)
-        if following is not None:
-            self.take(following)
-        return following
+        if following is None:
+            return False
+        self.take(following)
+        return True
