@@ -110,6 +110,13 @@ class LowLatency(SchedulerPlugin):
         """Its stream is there, though not connected yet."""
         self._quicken(scheduler.stream_comms, worker)
 
+    def remove_worker(
+        self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
+    ) -> None:
+        """It is not among the scheduler's workers any more."""
+        if self.queue is not None:
+            self.queue.worker_left(worker)
+
     def add_client(self, scheduler: Scheduler, client: str) -> None:
         """Its stream will be made right after this hook."""
         asyncio.get_running_loop().call_soon(self._quicken, scheduler.client_comms, client)

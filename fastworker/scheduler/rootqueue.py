@@ -79,6 +79,9 @@ class RootQueue:
 
     def finished(self, key: Any, start: str, finish: str, details: dict[str, Any]) -> None:
         """For every transition of a task, from the plugin's hook: make it quick."""
+        if finish == "forgotten" and self.evidence:
+            self._forget_gone(self.scheduler.tasks[key].group)
+            return
         if start != "processing" or not self.scheduler.queued:
             return
         ws = self.scheduler.workers.get(details.get("worker"))
@@ -90,7 +93,6 @@ class RootQueue:
             return  # says nothing about tasks that wait
         evidence = self._evidence_of(ts.group)
         if evidence is None:
-            self._forget_gone_groups()
             evidence = self.evidence[ts.group.name] = Evidence(ts.group)
         duration = compute_seconds(details.get("startstops"))
         nbytes = ts.get_nbytes()
@@ -108,10 +110,16 @@ class RootQueue:
         # A group that was forgotten may come back under its name, with other work to do.
         return evidence if evidence is not None and evidence.group is group else None
 
-    def _forget_gone_groups(self) -> None:
-        if len(self.evidence) > 2 * len(self.scheduler.task_groups) + 16:
-            for name in self.evidence.keys() - self.scheduler.task_groups.keys():
-                del self.evidence[name]
+    def _forget_gone(self, group: TaskGroup) -> None:
+        """The scheduler lets go of a group, right after this hook, with its last task."""
+        if group.name in self.evidence and not any(
+            n for state, n in group.states.items() if state != "forgotten"
+        ):
+            del self.evidence[group.name]
+
+    def worker_left(self, address: str) -> None:
+        """Let go of a worker that the scheduler has removed."""
+        self.have_room = {ws for ws in self.have_room if ws.address != address}
 
     def depth(self, ts: TaskState, workers: Iterable[WorkerState], stock: float) -> float:
         """How many tasks like ``ts`` each of ``workers`` may hold for each of its threads.

@@ -274,10 +274,24 @@ async def test_workers_come_and_go(client, scheduler, a, b):
 async def test_groups_that_are_gone_are_forgotten(client, scheduler, a):
     client.cluster_scheduler = scheduler
     plugin, _ = await lane(client)
-    for _ in range(40):
-        await run_map(client, increment, range(10))
-        await until(lambda: not scheduler.task_groups)
-    assert 0 < len(plugin.queue.evidence) <= 20
+    futures = client.map(increment, range(10), pure=False)
+    await wait(futures)
+    assert [*plugin.queue.evidence] == [*scheduler.task_groups]
+    del futures
+    await until(lambda: not scheduler.task_groups)
+    assert not plugin.queue.evidence
+
+
+@one_thread(nthreads=[("127.0.0.1", 1)] * 2)
+async def test_a_worker_that_is_gone_is_forgotten(client, scheduler, a, b):
+    client.cluster_scheduler = scheduler
+    plugin, _ = await lane(client, proven=10_000)  # so that nobody is filled up
+    await run_map(client, increment, range(40))
+    gone, left = (scheduler.workers[worker.address] for worker in (a, b))
+    assert plugin.queue.have_room == {gone, left}
+    await a.close()
+    await until(lambda: a.address not in scheduler.workers)
+    assert plugin.queue.have_room == {left}
 
 
 @one_thread()
