@@ -39,8 +39,8 @@ cdef class Collector:
     cpdef int add_record(self, object record) except -1:
         """Take a message of the core's: 1, or 0 if it is an instruction of another kind.
 
-        May be called under the core's lock. After the connection has ended messages are counted
-        and dropped: the worker is about to close.
+        May be called under the core's lock. After the connection has ended messages are dropped,
+        and counted as that: the worker is about to close.
         """
         cdef unsigned char memory[STACK_BYTES]
         cdef Bytes packed
@@ -81,13 +81,14 @@ cdef class Collector:
     cdef int add(self, const Bytes* packed, object kept) except -1:
         cdef bint added = True
         pthread_mutex_lock(&self.lock)
-        self.counts.messages += 1
         if self.ended:
             self.counts.dropped += 1
-        elif packed != NULL:
-            added = self.waiting.add_packed(packed)
         else:
-            added = self.waiting.add_object(kept)
+            self.counts.messages += 1
+            if packed != NULL:
+                added = self.waiting.add_packed(packed)
+            else:
+                added = self.waiting.add_object(kept)
         pthread_mutex_unlock(&self.lock)
         if not added:
             raise MemoryError("no memory for a message to the scheduler")
@@ -184,7 +185,7 @@ cdef class Collector:
 
     @property
     def message_count(self):
-        """Messages handed over so far."""
+        """Messages taken so far."""
         return self.counts.messages
 
     @property

@@ -26,6 +26,8 @@ cdef class Outbox(Collector):
     cdef object writing  # the task of a comm.write
     cdef object log  # packed batches; the sender's, under the GIL
     cdef Py_ssize_t log_bytes  # the same
+    cdef object departing  # of the batch that is being sent: what the log is to get; the sender's
+    cdef size_t departing_size  # and its bytes on the wire
 
     # ------------------------------------------------------ any thread, outside the core's lock
 
@@ -55,6 +57,6 @@ cdef class Outbox(Collector):
     cdef int send_buffers(self, Transport transport, Batch batch, list buffers) except -1
     cdef int leave_to_loop(self, Transport transport, Batch batch, list buffers) except -1
     cdef int release(self, Batch batch) except -1
-    cdef int keep_in_log(self, object packed) except -1
+    cdef int keep_in_log(self, object packed, size_t size) except -1
     cdef int make_room_in_log(self) except -1
     cdef int forget_oldest(self) except -1

@@ -46,6 +46,7 @@ logger = logging.getLogger("distributed.batched")
 cdef enum:
     MAX_ROUNDS = 4  # batches that a thread sends on behalf of others before it goes back to work
     MAX_LOG_BYTES = 1 << 20  # of packed batches that are kept for `recent_message_log`
+    LARGE_MESSAGE = 1_000_000  # bytes from which on stock's log only says that there was one
 
 
 cdef class Outbox(Collector):
@@ -218,8 +219,13 @@ cdef class Outbox(Collector):
                 return self.wake()
 
     cdef int release(self, Batch batch) except -1:
-        """Let others send; 1 if they have asked for it, and it is for the caller to do."""
-        cdef bint more = self.give_up(batch)
+        """A batch has left. Let others send; 1 if they have asked for it, for the caller to do."""
+        cdef bint more
+        if self.departing is not None:
+            self.counts.sent += self.departing_size
+            self.keep_in_log(self.departing, self.departing_size)
+            self.departing = None
+        more = self.give_up(batch)
         if self.waiters:
             self.call_loop(self._wake_waiters, ())
         return more
@@ -234,7 +240,7 @@ cdef class Outbox(Collector):
                 self.call_loop(self._write_messages, (transport, batch))
             return False
         if not batch.kept:
-            self.keep_in_log(batch.body())
+            self.departing = batch.body()
             return self.send_packed(transport, batch)
         comm = transport.comm
         packer = MessagePacker(
@@ -246,19 +252,18 @@ cdef class Outbox(Collector):
             self.serializers,
             comm.max_shard_size,
         )
-        body, buffers = batch.encoded(packer)
+        self.departing, buffers = batch.encoded(packer)
         pthread_mutex_lock(&self.lock)
         self.counts.degraded += <uint64_t>packer.degraded
         self.counts.unsendable += <uint64_t>packer.unsendable
         pthread_mutex_unlock(&self.lock)
-        self.keep_in_log(body)
         return self.send_buffers(transport, batch, buffers)
 
     cdef int send_packed(self, Transport transport, Batch batch) except -1:
         cdef size_t size = 0
         cdef unsigned char* data = batch.framed(&size)
         cdef Py_ssize_t done = transport.write_now(data, size) if transport.direct else 0
-        self.counts.sent += size
+        self.departing_size = size
         if done == <Py_ssize_t>size:
             self.counts.from_threads += not self.on_loop()
             return True
@@ -271,7 +276,7 @@ cdef class Outbox(Collector):
         cdef Py_buffer view
         cdef Py_ssize_t i, n, done
         cdef bint direct = transport.direct
-        self.counts.sent += sum([memoryview(buffer).nbytes for buffer in buffers])
+        self.departing_size = sum([memoryview(buffer).nbytes for buffer in buffers])
         for i in range(len(buffers) if direct else 0):
             PyObject_GetBuffer(buffers[i], &view, PyBUF_SIMPLE)
             n = view.len
@@ -338,17 +343,20 @@ cdef class Outbox(Collector):
             n_bytes = future.result() or 0
             self.counts.sent += n_bytes
             self.make_room_in_log()
-            self.log.append(messages if n_bytes < MAX_LOG_BYTES else "large-message")
+            self.log.append(messages if n_bytes < LARGE_MESSAGE else "large-message")
         self._resume(batch)
 
     def _resume(self, Batch batch):
         if self.release(batch):
             self.flush()
 
-    cdef int keep_in_log(self, object packed) except -1:
+    cdef int keep_in_log(self, object packed, size_t size) except -1:
         """For `recent_message_log`: bytes only, so that nothing of the user's is kept alive."""
         self.make_room_in_log()
-        if self.log.maxlen == 0 or len(packed) > MAX_LOG_BYTES:
+        if self.log.maxlen == 0:
+            return 0
+        if size >= LARGE_MESSAGE:
+            self.log.append("large-message")
             return 0
         self.log.append(packed)
         self.log_bytes += len(packed)
@@ -375,6 +383,7 @@ cdef class Outbox(Collector):
             logger.info("Batched Comm Closed %r", self.comm, exc_info=error)
         else:
             logger.error("Error in batched write", exc_info=error)
+        self.departing = None
         self.end()
         return self.call_loop(self._abort_comm, ())
 
@@ -498,8 +507,11 @@ cdef class Outbox(Collector):
 
     @property
     def recent_message_log(self):
-        """The last batches, each a list of messages, of those whose copies fit into a MiB. What was
-        pickled is only there as ``{"__Pickled__": number}`` or ``{"__Serialized__": number}``."""
+        """The last batches that have left, each a list of messages, as many as fit into a MiB.
+
+        In place of a batch of a MB or more there is "large-message". What was pickled is only there
+        as ``{"__Pickled__": number}`` or ``{"__Serialized__": number}``.
+        """
         return deque(
             (
                 unpacked(<const unsigned char*>PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))

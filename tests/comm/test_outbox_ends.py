@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 import time
 from datetime import timedelta
 
 import pytest
 from comm_ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
+from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError
 from distributed.protocol.serialize import Serialize, ToPickle
 from distributed.utils_test import captured_logger, freeze_batched_send, gen_test
@@ -273,7 +275,8 @@ def test_an_event_loop_that_is_gone():
     outbox.settle(True)
     outbox.push()
     outbox.abort()
-    assert outbox.metrics["dropped"] == 1
+    outbox.add_record(RescheduleMsg(stimulus_id="s", key="y"))  # too late to be taken
+    assert outbox.metrics["dropped"] == 2 and outbox.message_count == 1
     assert "closed" in repr(outbox)
 
 
@@ -324,3 +327,53 @@ async def test_the_log_of_batches_is_bounded():
         log = outbox.recent_message_log
         assert 8 <= len(log) <= 11
         assert [batch[0] for batch in log] == list(range(30 - len(log), 30))
+
+
+@pytest.mark.usefixtures("either_comm")
+@gen_test()
+async def test_counts_and_log_are_those_of_stock():
+    """But for pickled objects in the log, which only stock keeps alive."""
+    seen = {}
+    for kind in (BatchedSend, Outbox):
+        async with Ends() as ends:
+            sender = kind("1ms")
+            sender.start(ends.near)
+            batches = [
+                [{"op": "a", "key": ("x", 1)}],
+                [{"op": "b", "i": i} for i in range(20)],
+                [{"op": "c", "data": bytes(999_000)}],
+                [{"op": "c", "data": bytes(1_000_000)}],
+                [{"op": "d", "obj": ToPickle(bytearray(2_000_000))}],
+                [{"op": "e", "data": bytes(30_000_000)}],  # more than the sockets hold
+            ]
+            for batch in batches:
+                sender.send(*batch)
+                await ends.receive(len(batch))
+                while len(sender.recent_message_log) < batches.index(batch) + 1:
+                    await asyncio.sleep(0.001)
+            seen[kind] = (
+                sender.message_count,
+                sender.batch_count,
+                sender.byte_count,
+                list(sender.recent_message_log),
+            )
+    assert seen[Outbox] == seen[BatchedSend]
+    assert seen[Outbox][-1][3:] == ["large-message"] * 3
+
+
+@pytest.mark.usefixtures("either_comm")
+@pytest.mark.parametrize("kind", [BatchedSend, Outbox])
+@gen_test()
+async def test_what_could_not_be_sent_is_not_in_the_log(kind):
+    async with Ends() as ends:
+        sender = kind("1ms")
+        sender.start(ends.near)
+        sender.send("first")
+        await ends.receive(1)
+        before = sender.byte_count
+        ends.near.stream.socket.shutdown(socket.SHUT_RDWR)
+        sender.send({"op": "x", "obj": ToPickle(bytearray(100_000))})
+        while not ends.near.closed():
+            await asyncio.sleep(0.001)
+        assert list(sender.recent_message_log) == [["first"]]
+        assert (sender.message_count, sender.batch_count, sender.byte_count) == (2, 2, before)
