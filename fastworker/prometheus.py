@@ -3,6 +3,8 @@
 They are there if ``prometheus_client`` is installed and ``distributed.worker.http.routes`` has
 distributed's page, as by default:
 
+``dask_fastworker_info{version=}``
+    1, of the version of fastworker that the worker is of.
 ``dask_fastworker_tasks_total{outcome=}``
     Plain tasks that ended, by outcome: success, failed, cancelled.
 ``dask_fastworker_digest_values_dropped_total``
@@ -20,6 +22,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from fastworker._version import __version__
 
 #: The module that serves distributed's page.
 PAGE = "distributed.http.worker.prometheus.core"
@@ -47,7 +51,7 @@ class Collector:
 
     def collect(self) -> Iterator[Any]:
         """The figures, as metric families of ``prometheus_client``."""
-        from prometheus_client.core import CounterMetricFamily
+        from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
 
         # All workers of a process share the registry. distributed's collector has been told which
         # of them this is about.
@@ -57,6 +61,9 @@ class Collector:
         worker = asked.server
         prefix = "_".join(filter(None, [asked.namespace, "fastworker"]))
 
+        yield InfoMetricFamily(
+            prefix, "The fastworker that this worker is.", value={"version": __version__}
+        )
         tasks = CounterMetricFamily(
             f"{prefix}_tasks", "Plain tasks that ended, by outcome.", labels=["outcome"]
         )

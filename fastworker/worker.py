@@ -37,6 +37,7 @@ from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.heartbeat import Heartbeat
+from fastworker.identity import Identity
 from fastworker.metrics import Metrics
 from fastworker.profiling import Profiling
 from fastworker.spans import SpansExtension
@@ -70,6 +71,7 @@ class Worker(
     Profiling,
     Heartbeat,
     Dashboard,
+    Identity,
     distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.

@@ -31,6 +31,7 @@ from dask.utils import parse_timedelta
 
 from distributed.comm import CommClosedError
 
+from fastworker.logs import get_logger
 from fastworker.wire.encode_objects import MessagePacker
 
 from fastworker.comm.batch cimport unpacked
@@ -42,6 +43,7 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
 
 logger = logging.getLogger("distributed.batched")
+own_logger = get_logger("comm")  # for what a BatchedSend has no line for
 
 cdef enum:
     MAX_ROUNDS = 4  # batches that a thread sends on behalf of others before it goes back to work
@@ -192,7 +194,7 @@ cdef class Outbox(Collector):
             if not self.aio.is_closed():
                 raise
             self.end()
-            logger.debug("%r ends: %s", self, error)
+            own_logger.debug("%r ends: %s", self, error)
         return 0
 
     # ---------------------------------------------------------------------------------- sending
@@ -391,7 +393,7 @@ cdef class Outbox(Collector):
         """Take nothing any more, and drop what waits."""
         cdef Py_ssize_t n = self.shut()
         if n:
-            logger.debug("%d messages to the scheduler were not sent", n)
+            own_logger.debug("%d messages to the scheduler were not sent", n)
         if self.waiters and not self.aio.is_closed():
             self.call_loop(self._wake_waiters, ())
         return 0
@@ -440,7 +442,7 @@ cdef class Outbox(Collector):
         try:
             await asyncio.wait_for(self._send_and_close(), timeout)
         except asyncio.TimeoutError:
-            logger.warning(
+            own_logger.warning(
                 "%d messages to the scheduler were not sent within %s seconds",
                 self.waiting.count, timeout,
             )

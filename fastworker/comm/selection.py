@@ -7,15 +7,14 @@ speak the same protocol, nothing else changes for those who use them.
 
 from __future__ import annotations
 
-import logging
-
 from distributed.comm import tcp as stock
 from distributed.comm.registry import backends
 
 from fastworker.comm.backend import TCPBackend, TLSBackend
 from fastworker.config import comm_choice
+from fastworker.logs import get_logger
 
-logger = logging.getLogger("distributed.comm.tcp")
+logger = get_logger("comm")
 
 NATIVE, TORNADO = "native", "tornado"
 
@@ -63,7 +62,7 @@ def _put_in_place(which: str) -> None:
         elif before[scheme] != which:
             backends[scheme] = backend()
     if in_use() != before:
-        logger.info("Comm for tcp:// and tls:// is %s", which)
+        logger.debug("Comm for tcp:// and tls:// is %s", which)
 
 
 def _name(scheme: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from distributed import Client
 
 from fastworker.config import LowLatencySettings
+from fastworker.logs import get_logger
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
-# Dask's own logger: the line belongs with those that Dask writes, at the level set for them.
-logger = logging.getLogger("distributed.client")
+logger = get_logger("scheduler")
 
 
 class LowLatencyClient:
@@ -26,7 +25,7 @@ class LowLatencyClient:
         # remove(), and calls the method itself.
         client._ensure_connected = self._ensure_connected
         self._quicken()
-        logger.info("Low-latency lane installed in client %s", client.id)
+        logger.debug("Low-latency lane installed in client %s", client.id)
 
     async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
         client = self.client
@@ -47,7 +46,7 @@ class LowLatencyClient:
             del client._ensure_connected
         if client.scheduler_comm is not None:
             slow_down(client.scheduler_comm)
-        logger.info("Low-latency lane removed from client %s", client.id)
+        logger.debug("Low-latency lane removed from client %s", client.id)
 
     @staticmethod
     def of(client: Client) -> LowLatencyClient | None:

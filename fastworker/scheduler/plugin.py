@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +11,11 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.scheduler import Scheduler
 
 from fastworker.config import LowLatencySettings, checked
+from fastworker.logs import get_logger
 from fastworker.scheduler.rootqueue import RootQueue
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
-# Dask's own logger: the line belongs with those that Dask writes, at the level set for them.
-logger = logging.getLogger("distributed.scheduler")
+logger = get_logger("scheduler")
 
 
 class LowLatency(SchedulerPlugin):

@@ -9,7 +9,6 @@ Everything here may run user code (``__reduce__`` and the like).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +25,11 @@ from distributed.protocol.serialize import (
 )
 from distributed.utils import ensure_memoryview
 
+from fastworker.logs import get_logger
+
 Frame = bytes | bytearray | memoryview
 
-logger = logging.getLogger("distributed.batched")
+logger = get_logger("wire")
 
 #: How much of a text goes into the exception that stands for one that cannot be sent, characters.
 MAX_TEXT = 10_000

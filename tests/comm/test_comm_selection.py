@@ -28,7 +28,7 @@ def as_it_was(monkeypatch):
 
 
 def test_use(caplog):
-    with caplog.at_level(logging.INFO, logger="distributed.comm.tcp"):
+    with caplog.at_level(logging.DEBUG, logger="fastworker.comm"):
         use("native")
         assert type(backends["tcp"]) is TCPBackend
         assert type(backends["tls"]) is TLSBackend
@@ -72,7 +72,7 @@ def test_somebody_elses_backend_stays(caplog):
         pass
 
     backends["tcp"] = Mine()
-    with caplog.at_level(logging.INFO, logger="distributed.comm.tcp"):
+    with caplog.at_level(logging.DEBUG, logger="fastworker.comm"):
         use("native")
     assert type(backends["tcp"]) is Mine
     assert in_use()["tls"] == "native"
@@ -162,4 +162,4 @@ def test_scheduler_client_and_worker_in_one_process(tmp_path, kind, which):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "scheduler: distributed.comm.tcp"
-    assert ("Comm for tcp:// and tls:// is native" in done.stderr) == (which == "native")
+    assert "Comm for" not in done.stderr  # nobody wants to read that for each worker

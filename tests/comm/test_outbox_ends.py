@@ -71,7 +71,7 @@ async def test_closing_gives_up_in_time():
         outbox.send(b"x" * 5_000_000)
         outbox.push()
         outbox.send("last")
-        with captured_logger("distributed.batched", logging.WARNING) as log:
+        with captured_logger("fastworker.comm", logging.WARNING) as log:
             with pytest.raises(asyncio.TimeoutError):
                 await outbox.close(timeout=0.2)
         assert "1 messages to the scheduler were not sent" in log.getvalue()
@@ -208,7 +208,7 @@ async def test_messages_that_cannot_be_packed_do_not_take_others_with_them():
         outbox = await started(ends, Outbox(NEVER))
         for send in (outbox.flush, outbox.push):
             outbox.send("before", {"op": "log-event", "msg": Unpicklable()}, erred, "after")
-            with captured_logger("distributed.batched", logging.ERROR) as log:
+            with captured_logger("fastworker.wire", logging.ERROR) as log:
                 await in_thread(send) if send == outbox.push else send()
             before, instead, after = await ends.receive(3)
             assert (before, after) == ("before", "after")

@@ -126,7 +126,7 @@ def erred(**fields):
 def surely(message):
     """What arrives in a message's place, the packer, and what was logged as an error."""
     packer = MessagePacker()
-    with captured_logger("distributed.batched", logging.ERROR) as log:
+    with captured_logger("fastworker.wire", logging.ERROR) as log:
         one = packer.pack_surely(message)
     if one is None:
         return None, packer, log.getvalue()

@@ -1,0 +1,61 @@
+"""What a worker says that it is: fastworker, and of which version."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from fastworker import _version
+from fastworker.logs import get_logger
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+
+logger = get_logger("worker")
+
+#: The name under which the version stands in what a worker tells of itself.
+FASTWORKER = "fastworker"
+
+
+class Identity:
+    """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
+
+    The version is in ``client.get_versions()`` and ``client.scheduler_info()``, for each worker,
+    in cluster dumps and in the log of the start. Among the packages of ``get_versions`` it is only
+    if asked for: Dask warns where those of a client, a scheduler and workers differ, and only
+    workers need this one.
+    """
+
+    if TYPE_CHECKING:
+        _deque_handler: logging.Handler
+        startup_information: dict[str, Callable[..., Any]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.startup_information.setdefault(FASTWORKER, _version_of)
+        # What is in the worker's log for those who ask for it with client.get_worker_logs()
+        ours = get_logger("worker").parent
+        assert ours is not None
+        ours.addHandler(self._deque_handler)
+        weakref.finalize(self, ours.removeHandler, self._deque_handler)
+
+    def versions(self, packages: Iterable[str] | None = None) -> dict[str, Any]:
+        """Versions of what is installed here, and of fastworker."""
+        versions: dict[str, Any] = super().versions(packages=packages)  # type: ignore[misc]
+        return {**versions, FASTWORKER: _version.__version__}
+
+    def identity(self) -> dict[str, Any]:
+        """What the worker is, in a few words; part of its dump."""
+        return {**super().identity(), FASTWORKER: _version.__version__}  # type: ignore[misc]
+
+    async def start_unsafe(self) -> Any:
+        """Start, and say in the log what starts."""
+        # In line with the lines that follow it
+        logger.info("           fastworker: %26s", _version.__version__)
+        return await super().start_unsafe()  # type: ignore[misc]
+
+
+def _version_of(worker: Any) -> str:
+    return _version.__version__

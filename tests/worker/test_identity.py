@@ -1,0 +1,122 @@
+"""Which worker is fastworker, and of which version; and where its own lines are logged."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import textwrap
+
+import distributed
+import pytest
+from distributed.utils_test import captured_logger, gen_cluster
+from tornado.httpclient import AsyncHTTPClient
+from worker_clusters import ONE_WORKER, cluster
+
+import fastworker
+
+VERSION = fastworker.__version__
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_what_the_cluster_knows(client, scheduler, a):
+    async with distributed.Worker(scheduler.address) as stock:
+        versions = (await client.get_versions(check=True))["workers"]
+        assert versions[a.address]["fastworker"] == VERSION
+        assert "fastworker" not in versions[stock.address]
+        info = scheduler.identity()
+        assert info["workers"][a.address]["fastworker"] == VERSION
+        assert "fastworker" not in info["workers"][stock.address]
+        assert info["workers"][a.address]["type"] == "Worker"
+        dump = a._to_dict()
+        assert dump["fastworker"] == VERSION
+
+
+@gen_cluster(nthreads=[], timeout=60)
+async def test_the_log_of_the_start(scheduler):
+    with captured_logger("fastworker.worker", logging.INFO) as log:
+        async with fastworker.Worker(scheduler.address) as worker:
+            assert any(VERSION in line for _, line in worker.get_logs())
+    assert log.getvalue().split() == ["fastworker:", VERSION]
+
+
+@gen_cluster(nthreads=[], timeout=60)
+async def test_information_of_the_user_comes_first(scheduler):
+    mine = {"fastworker": lambda worker: "mine"}
+    async with fastworker.Worker(scheduler.address, startup_information=mine) as worker:
+        assert scheduler.workers[worker.address].extra["fastworker"] == "mine"
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_metrics(client, scheduler, a):
+    pytest.importorskip("prometheus_client")
+    url = f"http://127.0.0.1:{a.http_server.port}/metrics"
+    page = (await AsyncHTTPClient().fetch(url)).body.decode()
+    assert f'dask_fastworker_info{{version="{VERSION}"}} 1.0' in page
+
+
+def output_of(script, config, tmp_path):
+    """Standard error of a process with that configuration of Dask."""
+    (tmp_path / "dask.yaml").write_text(textwrap.dedent(config))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={"DASK_CONFIG": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return [line for line in done.stderr.splitlines() if ".room " in line]
+
+
+LINES = """
+    from fastworker.logs import get_logger
+    import logging
+    for logger in (get_logger("room"), logging.getLogger("distributed.room")):
+        logger.debug("low")
+        logger.info("middle")
+        logger.error("high")
+"""
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        ("", ["room middle", "room high"]),
+        ("logging: {distributed: error}", ["room high"]),
+        ("distributed: {logging: {distributed: debug}}", ["room low", "room middle", "room high"]),
+    ],
+)
+def test_own_lines_look_and_are_filtered_as_distributeds(config, expected, tmp_path):
+    form = "\ndistributed: {admin: {log-format: '%(name)s %(message)s'}}"
+    if config.startswith("distributed"):
+        config = config[:-1] + ", admin: {log-format: '%(name)s %(message)s'}}"
+        form = ""
+    lines = output_of(LINES, config + form, tmp_path)
+    assert lines == [f"{of}.{line}" for of in ("fastworker", "distributed") for line in expected]
+
+
+def test_a_level_of_their_own(tmp_path):
+    config = """
+        logging: {fastworker: debug}
+        distributed: {admin: {log-format: '%(name)s %(message)s'}}
+    """
+    lines = output_of(LINES, config, tmp_path)
+    assert [line for line in lines if line.startswith("fastworker")] == [
+        "fastworker.room low",
+        "fastworker.room middle",
+        "fastworker.room high",
+    ]
+
+
+def test_a_configuration_of_the_logging_module(tmp_path):
+    config = """
+        logging:
+          version: 1
+          formatters: {f: {format: 'mine %(name)s %(message)s'}}
+          handlers: {h: {class: logging.StreamHandler, formatter: f}}
+          loggers: {fastworker: {level: ERROR, handlers: [h]}}
+    """
+    lines = output_of(LINES, config, tmp_path)
+    assert lines[0] == "mine fastworker.room high"
+    assert not any("fastworker" in line for line in lines[1:])
