@@ -119,23 +119,28 @@ cdef int to_memory(
 ) except -1:
     """The only place where values enter the store."""
     cdef TaskState dep
+    cdef bint known
     key = ts.key
     value = args[0]  # the callers have looked that it is there
     if m.validate:
         expect(key not in m.data_ and ts.state_ != MEMORY, ts)
-    if m.actors and key in m.actors:
-        m.actors[key] = value
-    else:
-        try:
+    known = ts.nbytes_ != NO_NBYTES
+    try:
+        if not known:
+            set_nbytes(ts, safe_sizeof(value))
+        if m.actors and key in m.actors:
+            m.actors[key] = value
+        else:
             m.store(ts, value)
-        except Exception as e:
-            # Larger than what may be held in memory, and not to be spilled: it does not pickle
-            recs.put_args(ts, ERROR, (*tuple(error_message(e).values())[1:], run_id))
-            return 0
+    except Exception as e:
+        # Its size is no number, or it is larger than what may be held in memory, and not to be
+        # spilled: it does not pickle
+        if not known:
+            ts.nbytes_ = NO_NBYTES
+        recs.put_args(ts, ERROR, (*tuple(error_message(e).values())[1:], run_id))
+        return 0
 
     ts.state_ = MEMORY
-    if ts.nbytes_ == NO_NBYTES:
-        set_nbytes(ts, safe_sizeof(value))
     m.nbytes += ts.nbytes_
     ts.type = type(value)
 

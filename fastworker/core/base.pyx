@@ -13,12 +13,11 @@ from fastworker.core.ready cimport ReadyQueue
 from fastworker.core.recs cimport Recs
 from fastworker.core.states cimport FETCH, MEMORY, NONE
 from fastworker.core.task cimport (
-    NO_NBYTES, TaskState, clear_error, need, new_task, set_nbytes, set_priority,
+    NO_NBYTES, TaskState, clear_error, need, new_task, set_priority,
 )
 from fastworker.core.values cimport MISSING, Values
 
 import dask
-from distributed.sizeof import safe_sizeof
 
 logger = logging.getLogger("distributed.worker.state_machine")
 
@@ -278,13 +277,12 @@ cdef class Base:
         return 0
 
     cdef int store(self, TaskState ts, object value) except -1:
-        """Keep a task's value in `data`. Raises what the mapping raises: it does not pickle."""
-        cdef bint known = ts.nbytes_ != NO_NBYTES
+        """Keep a task's value, of known size, in `data`. Raises what the mapping raises: it does
+        not pickle, say.
+        """
         cdef double start, stop
         key = ts.key
         if self.values is not None:
-            if not known:
-                set_nbytes(ts, safe_sizeof(value))
             if self.values.put(key, value, ts.nbytes_):
                 return 0
         elif self.plain_data is not None:
@@ -292,12 +290,7 @@ cdef class Base:
             self.plain_data[key] = value
             return 0
         start = wall_clock()
-        try:
-            self.data_[key] = value
-        except Exception:
-            if not known:
-                ts.nbytes_ = NO_NBYTES
-            raise
+        self.data_[key] = value
         stop = wall_clock()
         if stop - start > SLOW_WRITE:
             ts.startstops.append({"action": "disk-write", "start": start, "stop": stop})

@@ -7,6 +7,7 @@ pickled, which may run user code and has no place inside the core.
 
 cimport cython
 from cpython.long cimport PyLong_FromVoidPtr
+from cpython.object cimport PyTypeObject
 from libc.math cimport isnan
 
 from dask.utils import typename
@@ -35,12 +36,22 @@ cdef tuple known_description(object cls):
     return <tuple>DESCRIPTIONS.get(PyLong_FromVoidPtr(<void*>cls))
 
 
+cdef str name_of(object cls):
+    """The name of a type as others are to read it: text that can be sent, whatever it says of
+    itself."""
+    try:
+        name = str(typename(cls))
+    except Exception:
+        name = (<PyTypeObject*>cls).tp_name.decode("utf-8", "backslashreplace")
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 cpdef tuple describe_type(object cls):
     """The pickle of a type, its name, and the type; the pickle is of the name alone where the type
     cannot be pickled. Runs user code (pickling, and the end of types that nobody else holds)."""
     cdef tuple out = known_description(cls)
     if out is None:
-        name = typename(cls)
+        name = name_of(cls)
         try:
             pickled = pickle.dumps(cls)
         except Exception:

@@ -12,6 +12,7 @@ from fastworker.core.priority cimport UNPACKED, Priority, pack, unpack
 from fastworker.core.states cimport (
     CANCELLED, RELEASED, RESUMED, real_state_code, state_code, state_name,
 )
+from fastworker.core.values cimport whole_bytes
 
 from dask import config
 from dask.utils import parse_bytes
@@ -290,6 +291,8 @@ cdef class TaskState:
 
     @nbytes.setter
     def nbytes(self, value):
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"nbytes of {self.key!r} must not be negative; got {value!r}")
         set_nbytes(self, value)
 
     def get_nbytes(self):
@@ -475,14 +478,7 @@ cdef object get_priority(TaskState ts):
 
 
 cdef int set_nbytes(TaskState ts, object nbytes) except -1:
-    cdef int64_t n
-    if nbytes is None:
-        ts.nbytes_ = NO_NBYTES
-        return 0
-    n = int(nbytes)
-    if n < 0:
-        raise ValueError(f"nbytes of {ts.key!r} must not be negative; got {nbytes!r}")
-    ts.nbytes_ = n
+    ts.nbytes_ = NO_NBYTES if nbytes is None else whole_bytes(nbytes)
     return 0
 
 

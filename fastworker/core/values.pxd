@@ -13,3 +13,7 @@ cdef class Values:
     cdef object look(self, object key)
     cdef object take(self, object key)
     cdef bint holds(self, object key) except -1
+
+cdef int64_t MOST_NBYTES
+
+cdef int64_t whole_bytes(object nbytes) except -1

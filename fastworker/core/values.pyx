@@ -4,7 +4,16 @@ A mapping of results (`WorkerState.data`) that has a `Values` as its attribute `
 core store and take results without a call into Python. Everything else goes through the mapping.
 """
 
+from cpython.object cimport PyTypeObject
+
+cdef extern from "Python.h":
+    bint PyIndex_Check(object o)
+    object PyNumber_Index(object o)
+    long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
+    void PyErr_Format(object cls, const char* text, ...) except *
+
 MISSING = object()
+MOST_NBYTES = 1 << 50  # a pebibyte
 
 
 cdef class Values:
@@ -27,3 +36,31 @@ cdef class Values:
     cdef bint holds(self, object key) except -1:
         """Whether the key is here, in memory or not."""
         raise NotImplementedError
+
+
+cdef int64_t whole_bytes(object nbytes) except -1:
+    """A size in bytes, as anybody's ``sizeof`` may give it, here or on a peer.
+
+    distributed hands on whatever number it is. Less than nothing counts as nothing, and so does
+    what is no number; too much counts as `MOST_NBYTES`, so that sums of sizes can be trusted.
+
+    Raises TypeError for what is not a real number.
+    """
+    cdef double number
+    cdef int overflow
+    cdef long long whole
+    if PyIndex_Check(nbytes):
+        whole = PyLong_AsLongLongAndOverflow(PyNumber_Index(nbytes), &overflow)
+        if overflow:
+            whole = MOST_NBYTES if overflow > 0 else 0
+        return max(0, min(whole, MOST_NBYTES))
+    cls = type(nbytes)
+    if not hasattr(cls, "__float__"):
+        PyErr_Format(
+            TypeError, "a size in bytes must be a number, not %.200s",
+            (<PyTypeObject*>cls).tp_name,
+        )
+    number = float(nbytes)
+    if number >= <double>MOST_NBYTES:
+        return MOST_NBYTES
+    return <int64_t>number if number > 0.0 else 0  # NaN is not

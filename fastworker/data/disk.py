@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dask.typing import Key
 from distributed.metrics import context_meter
-from distributed.sizeof import safe_sizeof
 from distributed.spill import MaxSpillExceeded, PickleError, Slow, SpilledSize
 from distributed.utils import nbytes
+
+from fastworker.data.sizes import nbytes_of
 
 
 class Disk(Slow):
@@ -32,7 +33,7 @@ class Disk(Slow):
             frames = self.dump(value)
         except Exception as error:
             raise PickleError(key) from error
-        size = SpilledSize(safe_sizeof(value), sum(map(nbytes, frames)))
+        size = SpilledSize(nbytes_of(value), sum(map(nbytes, frames)))
         self._take_room(key, size)
         try:
             with context_meter.meter("disk-write", "seconds"):

@@ -19,6 +19,8 @@ from cpython.set cimport PyAnySet_CheckExact, PySet_GET_SIZE
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_GET_LENGTH
 
+from fastworker.core.values cimport whole_bytes
+
 import dask.sizeof
 from distributed.sizeof import safe_sizeof
 
@@ -57,21 +59,27 @@ cdef inline PyObject* handler_of(object cls) except? NULL:
 
 
 cpdef object nbytes_of(object value):
-    """How many bytes a value takes, as ``distributed.sizeof.safe_sizeof`` finds.
+    """How many bytes a value takes, as ``distributed.sizeof.safe_sizeof`` finds; a whole number.
 
-    Never raises: a value whose size cannot be found counts as a megabyte, and that is logged.
+    A value whose size cannot be found counts as a megabyte, and that is logged.
+
+    Raises TypeError if a handler finds something else than a number, and whatever the type of the
+    value raises when it is asked for its name.
     """
-    cdef Py_ssize_t size = native(value, 0)
-    if size >= 0:
-        return size
-    cdef PyObject* found = handler_of(type(value))
-    if found == NULL:
-        return safe_sizeof(value)
-    handler = <object>found
+    cdef Py_ssize_t size
+    cdef PyObject* found
     try:
-        return handler(value)
+        size = native(value, 0)
+        if size >= 0:
+            return size
+        found = handler_of(type(value))
+        if found == NULL:
+            answer = safe_sizeof(value)
+        else:
+            answer = (<object>found)(value)
     except Exception:
-        return safe_sizeof(value)  # once more: it knows what to log, and in what words
+        answer = safe_sizeof(value)  # once more: it knows what to log, and in what words
+    return whole_bytes(answer)
 
 
 cdef Py_ssize_t native(object value, int depth) except -2:

@@ -32,7 +32,7 @@ def raised(
     ``start`` and ``stop`` are in seconds since the epoch, by the scheduler's clock.
     """
     key = ts.key
-    if isinstance(error, Reschedule):
+    if issubclass(type(error), Reschedule):
         return RescheduleEvent(key=key, stimulus_id=f"reschedule-{time()}")
     message = error_message(error)
     if ts.state in ("executing", "long-running", "resumed"):
@@ -67,9 +67,19 @@ def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMa
     key: Key = ts.key
     if ts.state in ("executing", "long-running"):
         logger.error("Exception during execution of task %r", key, exc_info=True)
-    return ExecuteFailureEvent.from_exception(
-        error, key=key, run_id=run_id, stimulus_id=f"execute-unknown-error-{time()}"
-    )
+    stimulus_id = f"execute-unknown-error-{time()}"
+    try:
+        return ExecuteFailureEvent.from_exception(
+            error, key=key, run_id=run_id, stimulus_id=stimulus_id
+        )
+    except Exception:  # of the error's own code, which can be any
+        logger.error("The error of task %r cannot be told", key, exc_info=True)
+        return ExecuteFailureEvent.from_exception(
+            RuntimeError(f"{key!r} failed with an error that cannot be told"),
+            key=key,
+            run_id=run_id,
+            stimulus_id=stimulus_id,
+        )
 
 
 async def throw(error: BaseException) -> NoReturn:

@@ -29,7 +29,7 @@ cdef class Runner:
     cdef object key, run_id, run_spec, span_id, span, prefix
     cdef dict inputs
     cdef list absent  # keys of inputs that are not in memory
-    cdef object value  # what it returned, until that is dealt with
+    cdef object value, nbytes  # what it returned, until that is dealt with, and its size
     cdef bint ran  # its code has been called
     # Seconds since the epoch: when it could run, was begun, was called, returned, was left
     cdef double when, began, start, stop, left

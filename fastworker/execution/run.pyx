@@ -25,7 +25,17 @@ from fastworker.execution.metrics cimport FAILED, SUCCESS, Outcome, split
 from fastworker.execution import outcome
 from fastworker.execution.contexts import Contexts
 
+cdef extern from *:
+    """
+    static PyObject *traceback_of(PyObject *error) {
+        PyObject *trace = PyException_GetTraceback(error);
+        return trace ? trace : (Py_INCREF(Py_None), Py_None);
+    }
+    """
+    object traceback_of(object error)
+
 cdef extern from "Python.h":
+    int PyException_SetTraceback(object error, object trace) except -1
     object PyContext_Copy(object ctx)
     int PyContext_Enter(object ctx) except -1
     int PyContext_Exit(object ctx) except -1
@@ -79,10 +89,11 @@ cdef double seconds_of(list reports) except? -1.0:
 
 cdef int begin_traceback_with_task(object error) except -1:
     """Leave our own frames out of the traceback of the exception that is being handled."""
-    trace = error.__traceback__
+    # Not by attributes, which a class of the user's may have its own idea of
+    trace = traceback_of(error)
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith(HERE):
         trace = trace.tb_next
-    error.__traceback__ = trace
+    PyException_SetTraceback(error, trace)
     cls = type(error)
     # Python 3.10 keeps the traceback of sys.exc_info() apart. References are taken over.
     Py_INCREF(cls)
@@ -209,7 +220,11 @@ cdef class Runner:
             return self.end(RescheduleEvent(key=self.key, stimulus_id=stamped("not-started")))
         try:
             self.compute()
+            # What looks at the result may run code of its type's
+            self.nbytes = nbytes_of(self.value)
+            describe_type(type(self.value))
         except BaseException as error:
+            self.value = None
             begin_traceback_with_task(error)
             return self.fail(error)
         return self.succeed()
@@ -311,8 +326,7 @@ cdef class Runner:
         value, self.value = self.value, None
         cls = type(value) if value is not None else None
         event = None
-        nbytes = nbytes_of(value)
-        describe_type(type(value))  # may run code of the type's, which has no place under the lock
+        nbytes, self.nbytes = self.nbytes, None
         stimulus_id = stamped("task-finished")
         self.state.lock.acquire()
         try:
@@ -368,22 +382,22 @@ cdef class Runner:
 
     cdef bint fail(self, object error) except -1:
         """The exception is being handled: its traceback is taken from there."""
-        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        if issubclass(type(error), (SystemExit, KeyboardInterrupt)):
             self.engine.end_loop(self.key, error)
             self.drop()
             return False
-        if self.ran:
-            delay = self.engine.worker.scheduler_delay
-            try:
+        delay = self.engine.worker.scheduler_delay
+        try:
+            if self.ran:
                 event = outcome.raised(
                     error, self.ts, self.run_id, self.run_spec, self.start + delay,
                     self.stop + delay,
                 )
-            except Exception as unexpected:  # there are errors without a repr, for example
-                begin_traceback_with_task(unexpected)
-                event = outcome.could_not_start(unexpected, self.ts, self.run_id)
-        else:
-            event = outcome.could_not_start(error, self.ts, self.run_id)
+            else:
+                event = outcome.could_not_start(error, self.ts, self.run_id)
+        except Exception as unexpected:  # there are errors without a repr, for example
+            begin_traceback_with_task(unexpected)
+            event = outcome.could_not_start(unexpected, self.ts, self.run_id)
         return self.end(event)
 
     cdef bint end(self, object event) except -1:

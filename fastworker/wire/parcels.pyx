@@ -6,6 +6,7 @@ The frames are those of ``distributed.protocol.dumps``, and either end may be st
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcmp
 
+from fastworker.core.values cimport MOST_NBYTES, whole_bytes
 from fastworker.wire.encode cimport Bytes, append, give_back, lend, map_header, put_value
 from fastworker.wire.frames cimport Frames, frames_of
 from fastworker.wire.subframes cimport MessageUnpacker
@@ -143,7 +144,7 @@ cdef class Packer:
         parts = marked.parts if shared else None
         if parts is None or (<tuple>parts)[0] != self.agreed:
             if self.allowance >= 0:
-                spend(&self.allowance, safe_sizeof(marked.data))
+                spend(&self.allowance, size_of(marked.data))
             if shared:
                 marked.begun = True
             start = perf_counter()
@@ -157,6 +158,14 @@ cdef class Packer:
         header, frames = (<tuple>parts)[1]
         self.objects.add(dict(header), frames)
         return 0
+
+
+cdef Py_ssize_t size_of(object value) except -1:
+    """Bytes of a value as far as can be told; of what cannot, as many as there may be."""
+    try:
+        return whole_bytes(safe_sizeof(value))
+    except Exception:
+        return MOST_NBYTES
 
 
 cdef Py_ssize_t most_here() except -2:
