@@ -153,12 +153,6 @@ class Worker(
         engine = pull_pool.engine = Engine(self, self.state, pull_pool)
         return engine
 
-    async def start_unsafe(self) -> Worker:
-        if self._engine is not None:
-            self._engine.start(asyncio.get_running_loop())
-        await super().start_unsafe()
-        return self
-
     async def register(self) -> None:
         """Join the scheduler, starting the worker if need be; does nothing if it has joined.
 
@@ -207,7 +201,13 @@ class Worker(
     # From the scheduler
 
     async def handle_scheduler(self, comm: Comm) -> None:
-        """Work off the scheduler's stream until it ends, then close."""
+        """Work off the scheduler's stream until it ends, then close.
+
+        Tasks get the context variables that there are here, as with distributed: those that
+        preloads have set, for example.
+        """
+        if self._engine is not None:
+            self._engine.start(asyncio.get_running_loop())
         take = self._handle_native if self._engine is not None else None
         await super().handle_scheduler(SchedulerStream(comm, take))
 

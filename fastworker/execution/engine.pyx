@@ -82,7 +82,10 @@ cdef class Engine:
         self.watchers = {}
 
     def start(self, loop):
-        """To be called in the event loop, before the first task."""
+        """To be called in the event loop, in the context that tasks are to have.
+
+        Until then, tasks go the way of stock.
+        """
         self.loop = loop
         self.context = copy_context()
         self.context.run(_worker_cvar.set, self.worker)
