@@ -12,6 +12,7 @@ from distributed.comm.registry import backends
 
 from fastworker.comm.backend import TCPBackend, TLSBackend
 from fastworker.config import comm_choice
+from fastworker.known_keys import warn_of_unknown_keys
 from fastworker.logs import get_logger
 
 logger = get_logger("comm")
@@ -46,6 +47,7 @@ def use_configured() -> None:
 
     Does nothing after `use`. Raises ValueError for a bad value, naming its key.
     """
+    warn_of_unknown_keys()
     which = comm_choice()
     if not _chosen:
         _put_in_place(which)

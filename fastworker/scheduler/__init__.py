@@ -20,28 +20,35 @@ from typing import Any
 from distributed import Client, Scheduler
 
 from fastworker.config import LowLatencySettings
+from fastworker.logs import get_logger
 from fastworker.scheduler.client import LowLatencyClient, low_latency_client
 from fastworker.scheduler.plugin import LowLatency
 
 __all__ = ["LowLatency", "LowLatencyClient", "dask_setup", "dask_teardown", "low_latency_client"]
 
+logger = get_logger("scheduler")
+
 
 async def dask_setup(server: Any) -> None:
     """Called by Dask when this module is preloaded into a scheduler or a client.
 
-    Raises TypeError in anything else, and what ``LowLatency`` raises.
+    With a bad value in the configuration it runs on without the lane, and an error in the log says
+    so. Raises TypeError in anything else, and RuntimeError as ``LowLatency.start`` does.
     """
-    if isinstance(server, Client):
-        if LowLatencySettings.load().client:
-            low_latency_client(server)
-    elif isinstance(server, Scheduler):
-        plugin = LowLatency()
-        await plugin.start(server)
-        server.add_plugin(plugin)
-    else:
+    if not isinstance(server, (Client, Scheduler)):
         raise TypeError(
             f"fastworker.scheduler is for schedulers and clients, not for {type(server).__name__}"
         )
+    try:
+        if isinstance(server, Scheduler):
+            plugin = LowLatency()
+            await plugin.start(server)
+            server.add_plugin(plugin)
+        elif LowLatencySettings.load().client:
+            low_latency_client(server)
+    except ValueError as error:
+        kind = "scheduler" if isinstance(server, Scheduler) else "client"
+        logger.error("This %s runs without the low-latency lane: %s", kind, error)
 
 
 async def dask_teardown(server: Any) -> None:

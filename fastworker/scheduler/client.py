@@ -7,6 +7,7 @@ from typing import Any
 from distributed import Client
 
 from fastworker.config import LowLatencySettings
+from fastworker.known_keys import warn_of_unknown_keys
 from fastworker.logs import get_logger
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
@@ -68,5 +69,6 @@ def low_latency_client(client: Client, **overrides: Any) -> LowLatencyClient:
     """
     if not isinstance(client, Client):
         raise TypeError(f"expected a distributed.Client, got {client!r}")
+    warn_of_unknown_keys()
     settings = LowLatencySettings.load(overrides)
     return LowLatencyClient.of(client) or LowLatencyClient(client, settings)

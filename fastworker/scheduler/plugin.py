@@ -11,11 +11,28 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.scheduler import Scheduler
 
 from fastworker.config import LowLatencySettings, checked
+from fastworker.known_keys import warn_of_unknown_keys
 from fastworker.logs import get_logger
 from fastworker.scheduler.rootqueue import RootQueue
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
 logger = get_logger("scheduler")
+
+REBUILD = "exec(source, names) or names['rebuild'](overrides)"
+REBUILD_SOURCE = """\
+def rebuild(overrides):
+    try:
+        from fastworker.scheduler import LowLatency
+    except ModuleNotFoundError as error:
+        import socket
+        import sys
+
+        raise ImportError(
+            "LowLatency needs fastworker where the scheduler runs, too: install it there for "
+            f"{sys.executable} on {socket.gethostname()} ({error})"
+        ) from error
+    return LowLatency(**overrides)
+"""
 
 
 class LowLatency(SchedulerPlugin):
@@ -40,7 +57,8 @@ class LowLatency(SchedulerPlugin):
 
     def __reduce__(self) -> Any:
         # It travels from the client as what it was made of, also out of a scheduler that runs it.
-        return _rebuild, (self.overrides,)
+        # By a builtin and a text, as a scheduler without this package has no function of ours.
+        return eval, (REBUILD, {"overrides": self.overrides, "source": REBUILD_SOURCE, "names": {}})
 
     async def start(self, scheduler: Scheduler) -> None:
         """Put the lane in. Once it is in, another call does nothing.
@@ -55,6 +73,7 @@ class LowLatency(SchedulerPlugin):
         for name, plugin in scheduler.plugins.items():
             if isinstance(plugin, LowLatency) and plugin.scheduler is scheduler:
                 raise RuntimeError(f"this scheduler has a low-latency lane already: {name!r}")
+        warn_of_unknown_keys()
         settings = LowLatencySettings.load(self.overrides)
         self.scheduler = scheduler
         self.settings = settings
@@ -126,7 +145,3 @@ class LowLatency(SchedulerPlugin):
         """A task changed its state."""
         if self.queue is not None:
             self.queue.finished(key, start, finish, kwargs)
-
-
-def _rebuild(overrides: dict[str, Any]) -> LowLatency:
-    return LowLatency(**overrides)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
+import sys
 from functools import partial
 
 import dask
@@ -11,7 +13,7 @@ import pytest
 from distributed import Client, Scheduler, Worker
 from distributed.batched import BatchedSend
 from distributed.scheduler import Scheduler as StockScheduler
-from distributed.utils_test import async_poll_for, gen_cluster
+from distributed.utils_test import async_poll_for, captured_logger, gen_cluster
 from lane_tasks import increment
 
 import fastworker.scheduler as lane
@@ -161,9 +163,47 @@ def test_the_preload_in_a_scheduler():
     asyncio.run(asyncio.wait_for(check(), 60))
 
 
+def test_the_preload_with_a_bad_value():
+    """The scheduler, or the client, runs on, and one line says that it does without the lane."""
+
+    async def check():
+        preload = "fastworker.scheduler"
+        config = {"fastworker.low-latency.burst": -1, "distributed.client.preload": [preload]}
+        with (
+            dask.config.set(config),
+            captured_logger("distributed", level=logging.WARNING) as others,
+            captured_logger("fastworker.scheduler", level=logging.WARNING) as log,
+        ):
+            async with (
+                Scheduler(dashboard_address=":0", preload=preload, port=0) as scheduler,
+                Worker(scheduler.address, nthreads=1),
+                Client(scheduler.address, asynchronous=True) as client,
+            ):
+                assert await client.submit(increment, 1) == 2
+                assert is_stock(scheduler)
+        why = "fastworker.low-latency.burst must be a whole number, at least 1; got -1"
+        assert log.getvalue().splitlines() == [
+            f"This {kind} runs without the low-latency lane: {why}"
+            for kind in ("scheduler", "client")
+        ]
+        assert "Traceback" not in others.getvalue()
+
+    asyncio.run(asyncio.wait_for(check(), 60))
+
+
 def test_the_preload_in_anything_else():
     with pytest.raises(TypeError, match="for schedulers and clients, not for object"):
         asyncio.run(lane.dask_setup(object()))
+
+
+@cluster(nthreads=[])
+async def test_a_scheduler_without_the_package(client, scheduler, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastworker", None)
+    monkeypatch.setitem(sys.modules, "fastworker.scheduler", None)
+    with pytest.raises(ImportError, match="needs fastworker where the scheduler runs") as raised:
+        await client.register_plugin(LowLatency())
+    assert sys.executable in str(raised.value) and "\n" not in str(raised.value)
+    assert is_stock(scheduler)
 
 
 def test_pickle():

@@ -1,0 +1,81 @@
+"""Warnings about what stands under ``fastworker:`` in Dask's configuration and means nothing.
+
+What is known is what ``fastworker.yaml`` has. Values never get into a warning: whatever a user has
+put into the wrong place may be a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
+from typing import Any
+
+import dask.config
+
+from fastworker.config import COMM, DEFAULTS, displaced
+from fastworker.logs import get_logger
+
+logger = get_logger("config")
+
+SECTION = "fastworker"
+#: How alike two names must be for one to be taken for the other, from 0 to 1.
+ALIKE = 0.6
+
+#: Keys that this process has warned of. A key is added in one operation; two threads that find
+#: the same one at a time may both warn.
+_warned: set[str] = set()
+
+
+def warn_of_unknown_keys() -> None:
+    """Log a warning for each key that does not exist; once in a process for each."""
+    given = dask.config.get(SECTION, None)
+    for key, complaint in (
+        *_complaints(given, DEFAULTS[SECTION], SECTION),
+        *((key, _no_section(key, value)) for key, value in displaced.items()),
+    ):
+        if key not in _warned:
+            _warned.add(key)
+            logger.warning("%s", complaint)
+
+
+def _complaints(given: Any, known: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]]:
+    """Each key below a section that means nothing, and what to say about it."""
+    if given is None or (section == COMM and isinstance(given, str)):
+        return
+    if not isinstance(given, Mapping):
+        yield section, _no_section(section, given)
+        return
+    for name, value in list(given.items()):
+        plain = str(name).replace("_", "-")
+        key = f"{section}.{plain}"
+        if plain not in known:
+            yield key, f"There is no {section}.{name} in Dask's configuration{_instead(plain)}"
+        elif isinstance(known[plain], Mapping):
+            yield from _complaints(value, known[plain], key)
+
+
+def _no_section(section: str, value: Any) -> str:
+    return (
+        f"{section} in Dask's configuration is ignored: it has to be a section with keys of its "
+        f"own, and is of type {type(value).__name__}"
+    )
+
+
+def _instead(name: str) -> str:
+    """The key that may have been meant, as the end of a sentence."""
+    keys = list(_keys(DEFAULTS[SECTION], SECTION))
+    likeness, nearest = max((_likeness(name, key.rpartition(".")[2]), key) for key in keys)
+    if likeness < ALIKE:
+        return "; it is ignored"
+    return f"; did you mean {nearest}?"
+
+
+def _likeness(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()
+
+
+def _keys(section: Mapping[str, Any], path: str) -> Iterator[str]:
+    for name, value in section.items():
+        yield f"{path}.{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{path}.{name}")
