@@ -123,7 +123,9 @@ class _Connector(Connector, _Encryption):
             raise CommClosedError(
                 f"in {self}: {type(error).__name__}: {error}; connecting to {self.prefix}{address}"
             ) from error
-        return make_comm(self, sock, self.prefix + address, deserialize, CommSettings.load())
+        comm = make_comm(self, sock, self.prefix + address, deserialize, CommSettings.load())
+        comm.asks = True
+        return comm
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} native>"
@@ -271,6 +273,7 @@ class _Listener(BaseListener, _Encryption):
             # Stopped since: nobody would end the handshake of a comm that is made now
             sock.close()
             return None
+        logger.debug("Incoming connection from %r to %r", peer, self.contact_address)
         comm = make_comm(self, sock, peer, self.deserialize, self.settings)
         comm.allow_offload = self.allow_offload
         assert comm.stream is not None

@@ -50,6 +50,9 @@ class TCP(stock.TCP):
         self._write_buffer = (settings or CommSettings.load()).write_buffer
         self._extra: dict[str, Any] = {}
         self._closed = False
+        self._next: tuple[Any] | None = None
+        #: Whether this end has made the connection, and what it reads are answers
+        self.asks = False
         self.stream = stream
         self._finalizer = weakref.finalize(self, _dangling, stream, repr(self))
         self._finalizer.atexit = False
@@ -84,7 +87,14 @@ class TCP(stock.TCP):
             self.abort()
             raise
 
+    def put_back(self, message: Any) -> None:
+        """Have the next `read` return this message, which was not for the caller."""
+        self._next = (message,)
+
     async def read(self, deserializers: Any = None) -> Any:
+        if self._next is not None:
+            (message,), self._next = self._next, None
+            return message
         frames = await self.read_frames()
         if len(frames) == 1:
             plain = decode(frames[0])
@@ -104,6 +114,12 @@ class TCP(stock.TCP):
         except EOFError:
             self.abort()
             raise CommClosedError("aborted stream on truncated data") from None
+        except Exception:
+            if self.asks:
+                # An answer that cannot be made again. Its sender may wait for a word about it, as
+                # a worker does that was asked for results: it would take the next request for that
+                self.abort()
+            raise
 
     async def _here_or_offloaded(self, function: Callable[..., Any], *args: Any) -> Any:
         """What `pack` or `unpack` makes, in another thread if it takes long and that is allowed."""

@@ -7,6 +7,7 @@ one fail with what it raised.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection
 from time import time
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
 from distributed.core import clean_exception, error_message
-from distributed.metrics import context_meter
-from distributed.worker import WORKER_ANY_RUNNING, fail_hard
+from distributed.metrics import DelayedMetricsLedger, context_meter
+from distributed.worker import LOG_PDB, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     AddKeysMsg,
     FreeKeysEvent,
@@ -29,6 +30,10 @@ from distributed.worker_state_machine import (
 )
 
 logger = logging.getLogger("distributed.worker")
+
+#: Seconds until a busy peer is asked again for results that are fetched one by one; as long as
+#: stock waits.
+ASK_AGAIN_AFTER = 0.15
 
 
 class NotMade(Exception):
@@ -47,11 +52,20 @@ class Fetching:
         _update_metrics_received_data: Any
         address: str
         batched_send: Any
+        batched_stream: Any
         data: Any  # Store, or a mapping of the user's
         handle_stimulus: Any
         rpc: Any
         state: Any  # WorkerState, or distributed's
         status: Any
+
+        def digest_metric(self, name: Any, value: float) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Of transfers of which nothing could be made: the stimulus ids of their events, until
+        # those are metered. The event loop's thread only.
+        self._nothing_made: set[str] = set()
+        super().__init__(*args, **kwargs)
 
     @fail_hard  # type: ignore[untyped-decorator]
     async def gather_dep(
@@ -104,6 +118,10 @@ class Fetching:
         except Exception as error:
             logger.exception(error)
             self._log("gather-dep-failed", worker, to_gather, stimulus_id)
+            if self.batched_stream and LOG_PDB:
+                import pdb
+
+                pdb.set_trace()
             return GatherDepFailureEvent.from_exception(
                 error,
                 worker=worker,
@@ -114,12 +132,27 @@ class Fetching:
             self._log("gather-dep-failed", worker, set(bad), stimulus_id)
             self._give_up(bad)
         self._log("receive-dep", worker, set(data), stimulus_id)
-        return GatherDepSuccessEvent(
+        done = GatherDepSuccessEvent(
             worker=worker,
             total_nbytes=total_nbytes,
             data=data,
             stimulus_id=f"gather-dep-success-{time()}",
         )
+        if bad and not data:
+            # To the state machine it is no failure: that would be one of the keys, for good
+            self._nothing_made.add(done.stimulus_id)
+        return done
+
+    def _finalize_metrics(
+        self, stim: StateMachineEvent, ledger: DelayedMetricsLedger, span_id: str | None = None
+    ) -> None:
+        """Meter a transfer or an execution that has ended."""
+        if stim.stimulus_id not in self._nothing_made:
+            super()._finalize_metrics(stim, ledger, span_id)  # type: ignore[misc]
+            return
+        self._nothing_made.discard(stim.stimulus_id)
+        for label, value, unit in ledger.finalize(coarse_time="failed"):
+            self.digest_metric(("gather-dep", label, unit), value)
 
     async def gather(self, who_has: dict[Key, list[str]]) -> dict[str, object]:
         """Fetch data that is to be here too: for ``replicate``, ``rebalance`` and ``scatter``.
@@ -155,7 +188,10 @@ class Fetching:
         bad: dict[Key, Exception] = {}
         for key in keys:
             good, found_bad = await self._fetch_the_good(worker, [key])
-            data.update(good or {})
+            while good is None:  # busy, and what has come already is not to be fetched twice
+                await asyncio.sleep(ASK_AGAIN_AFTER)
+                good, found_bad = await self._fetch_the_good(worker, [key])
+            data.update(good)
             bad.update(found_bad)
         return data, bad
 
@@ -165,10 +201,11 @@ class Fetching:
         comm.name = "Ephemeral Worker->Worker for gather"
         try:
             response = await self._ask(comm, op="get_data", keys=keys, who=self.address)
-            if not isinstance(response, dict) or "status" not in response:
-                raise ValueError(f"unexpected answer from {worker}: {response!r:.200}")
-            if response["status"] == "busy":
+            status = response.get("status") if isinstance(response, dict) else None
+            if status == "busy":
                 return None
+            if status != "OK":
+                raise ValueError(f"unexpected answer from {worker}: {response!r:.200}")
             await comm.write("OK")  # the peer waits for it
             data: dict[Key, object] = response["data"]
             return data
@@ -184,12 +221,13 @@ class Fetching:
 
         Raises OSError if the connection is broken, NotMade, or what went wrong at the peer.
         """
+        serializers = self.rpc.serializers
         deserializers = self.rpc.deserializers
+        if deserializers is None:
+            deserializers = serializers
         if deserializers is not None:
             message["serializers"] = deserializers
-        await comm.write(
-            {**message, "reply": True}, serializers=self.rpc.serializers, on_error="raise"
-        )
+        await comm.write({**message, "reply": True}, serializers=serializers, on_error="raise")
         try:
             response = await comm.read(deserializers=deserializers)
         except CommClosedError as error:

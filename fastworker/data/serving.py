@@ -16,6 +16,7 @@ from distributed.core import Status, context_meter_to_server_digest
 from distributed.metrics import context_meter
 from distributed.protocol import Serialize
 
+from fastworker.comm.tcp import TCP as NativeTCP
 from fastworker.data.store import Store
 from fastworker.wire.parcels import Shared
 
@@ -128,7 +129,9 @@ class Serving:
                 sent = await comm.write(message, serializers=serializers)
                 del message, marked  # hold nothing here while the peer is at it
                 answer = await comm.read(deserializers=serializers)
-            assert answer == "OK", answer
+            if answer != "OK":
+                self._next_request(comm, answer)
+                return
         except OSError:
             logger.exception("failed during get data with %s -> %s", self.address, who)
             comm.abort()
@@ -149,6 +152,20 @@ class Serving:
                 "bandwidth": total / duration,
             }
         )
+
+    @staticmethod
+    def _next_request(comm: Comm, message: Any) -> None:
+        """What to do when a peer that was sent results does not say that it has them.
+
+        A peer that cannot make something of them again, as a client cannot that lacks a module,
+        says nothing, and uses the connection for its next request.
+
+        Raises AssertionError if that is not what came, or cannot be read again.
+        """
+        assert isinstance(comm, NativeTCP) and isinstance(message, dict) and "op" in message, (
+            message
+        )
+        comm.put_back(message)
 
     def _limit_of_transfers(self, comm: Comm) -> int | Literal[False]:
         """How many transfers may be under way when this one is added; False for no limit."""

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from beside_stock import as_stock
 from dask.utils_test import inc
-from distributed.core import Status
+from distributed.comm import tcp as stock_tcp
+from distributed.comm.registry import backends
+from distributed.core import ConnectionPool, Status
 from distributed.protocol.serialize import families, register_serialization_family
 from distributed.utils import offload
 from distributed.utils_test import captured_logger
 from distributed.worker import get_data_from_worker
+from distributed.worker_state_machine import FreeKeysEvent
 from worker_clusters import cluster, gate, heard, until
 
 import fastworker
+from fastworker.comm import use
 
 native = cluster(config={"fastworker.comm.transport": "native"})
 
@@ -311,6 +315,130 @@ async def test_what_cannot_travel_and_nobody_needs(c, s, a, b):
     s.request_acquire_replicas(b.address, ["x", "y"], stimulus_id="by hand")
     await until(lambda: "y" in b.data)
     await until(lambda: "x" not in b.state.tasks)
+
+
+def gathered(worker):
+    """The labels of what was metered of a worker's transfers, by seconds."""
+    return {
+        name[1]
+        for name in worker.digests_total
+        if isinstance(name, tuple) and name[0] == "gather-dep" and name[-1] == "seconds"
+    }
+
+
+@pytest.mark.parametrize("value", [Unwelcome, Elsewhere, Truncated])
+@as_stock(nthreads=[("127.0.0.1", 1)] * 2)
+async def test_what_cannot_be_made_is_metered_as_failed(c, s, a, b, *, value):
+    x = c.submit(value, key="x", workers=[a.address])
+    await distributed.wait(x)
+    s.request_acquire_replicas(b.address, ["x"], stimulus_id="by hand")
+    await until(lambda: gathered(b))
+    assert gathered(b) == {"failed"}
+    b.handle_stimulus(FreeKeysEvent(keys=["x"], stimulus_id="by hand"))
+
+
+class BusyOnce(fastworker.Worker):
+    """Is busy when it is first asked for a good result alone."""
+
+    asked = 0
+
+    async def get_data(self, comm, keys, who=None, serializers=None):
+        if len(keys) == 1 and "bad" not in keys:
+            self.asked += 1
+            if self.asked == 1:
+                return {"status": "busy"}
+        return await super().get_data(comm, keys, who, serializers)
+
+
+@cluster(Worker=BusyOnce, config={"fastworker.comm.transport": "native"})
+async def test_a_peer_that_gets_busy_in_the_middle_is_asked_again(c, s, a, b):
+    bad = c.submit(Unwelcome, key="bad", workers=[a.address])
+    good = c.map(inc, range(5), workers=[a.address])
+    await distributed.wait([bad, *good])
+    s.request_acquire_replicas(
+        b.address, ["bad", *(future.key for future in good)], stimulus_id="by hand"
+    )
+    await until(lambda: all(future.key in b.data for future in good))
+    assert a.asked == 6
+    assert {line[0] for line in b.state.log if line[1] == "missing-dep"} <= {"bad"}
+
+
+class Odd(distributed.Worker):
+    """Answers what nobody expects."""
+
+    async def get_data(self, comm, keys, who=None, serializers=None):
+        return {"status": "odd"}
+
+
+@native
+async def test_an_odd_answer_is_an_error_that_says_so(c, s, a, b):
+    async with Odd(s.address, name="odd") as odd:
+        x = c.submit(inc, 1, key="x", workers=[odd.address])
+        await distributed.wait(x)
+        with captured_logger("distributed.worker", level=logging.ERROR) as log:
+            y = c.submit(inc, x, key="y", workers=[b.address])
+            with pytest.raises(ValueError, match=r"unexpected answer from tcp.*odd"):
+                await y
+        assert "{'status': 'odd'}" in log.getvalue()
+
+
+@pytest.mark.parametrize("value", [Unwelcome, Elsewhere])
+@native
+async def test_a_peer_that_cannot_make_the_answer_goes_on_with_the_connection(c, s, a, b, *, value):
+    """Stock takes the next request for the word that the results have arrived."""
+    x = c.submit(value, key="x", workers=[a.address])
+    await distributed.wait(x)
+    comm = await stock_tcp.TCPConnector().connect(a.address.removeprefix("tcp://"))
+    await comm.write(comm.handshake_info())  # as `distributed.comm.connect` does
+    await comm.read()
+    request = {"op": "get_data", "keys": ["x"], "who": None, "reply": True}
+    for _ in range(2):
+        await comm.write(request)
+        with pytest.raises((ValueError, FileNotFoundError)):
+            await comm.read()
+    await comm.write({"op": "identity", "reply": True})
+    assert (await comm.read())["id"] == a.id
+    await until(lambda: a.transfer_outgoing_count == a.transfer_outgoing_bytes == 0)
+    assert not a.transfer_outgoing_log
+    await comm.close()
+    del x
+
+
+@native
+async def test_a_peer_that_says_neither_that_it_has_the_results_nor_anything_else(c, s, a, b):
+    x = c.submit(inc, 1, key="x", workers=[a.address])
+    await distributed.wait(x)
+    comm = await distributed.comm.connect(a.address)
+    await comm.write({"op": "get_data", "keys": ["x"], "who": None, "reply": True})
+    await comm.read()
+    await comm.write("what?")
+    answer = await comm.read()
+    assert answer["status"] == "uncaught-error"
+    await comm.close()
+    del x
+
+
+@cluster(Worker=distributed.Worker)
+async def test_a_connection_with_an_answer_that_cannot_be_made_is_not_used_again(c, s, a, b):
+    """Where the peer is stock's, and the comm here is ours."""
+    bad, good = c.submit(Unwelcome, key="bad"), c.submit(inc, 1, key="good")
+    await distributed.wait([bad, good])
+    (holder,) = s.tasks["bad"].who_has
+    before = dict(backends)
+    use("native")
+    pool = await ConnectionPool()
+    try:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="not a number"):
+                await get_data_from_worker(pool, ["bad"], holder.address)
+            assert pool.open == 0
+        assert (await pool(holder.address).identity())["id"]
+        assert pool.open == 1
+    finally:
+        await pool.close()
+        backends.clear()
+        backends.update(before)
+    del bad, good
 
 
 @native
