@@ -6,14 +6,20 @@ takes to start, and few workers are ever looked at: their figures are on the sch
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 import dask
-from tornado.web import Application
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate
+from tornado.web import Application, RequestHandler
 
 if TYPE_CHECKING:
-    from tornado.httputil import HTTPServerRequest
+    from collections.abc import Awaitable
+
+    from tornado.httputil import HTTPServerRequest, RequestStartLine, ResponseStartLine
 
 logger = logging.getLogger("distributed.worker")
 
@@ -50,7 +56,16 @@ class LatePages:
         self._settings = dict(dask.config.get(SETTINGS))
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        return self._pages().find_handler(request, **kwargs)
+        return LateHandler(self, request)
+
+    async def handler(self, request: HTTPServerRequest) -> Any:
+        """What the worker's server makes of a request once the dashboard is in its place.
+
+        A thread imports it meanwhile, which takes a second or more.
+        """
+        await asyncio.get_running_loop().run_in_executor(None, _import_dashboard)
+        self._pages()
+        return self._worker.http_application.find_handler(request)
 
     @property
     def default_router(self) -> Any:
@@ -79,3 +94,41 @@ class LatePages:
                 with dask.config.set({SETTINGS: self._settings}):
                     connect(self, worker.http_server, worker, prefix=worker._http_prefix)
         return self._loaded
+
+
+class LateHandler(HTTPMessageDelegate):
+    """Stands for the handler of one request until that is known."""
+
+    #: distributed asks for it, to tell a page from the answer that there is none.
+    handler_class = RequestHandler
+
+    def __init__(self, pages: LatePages, request: HTTPServerRequest) -> None:
+        self._pages = pages
+        self._request = request
+        self._handler: HTTPMessageDelegate | None = None
+
+    async def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> None:
+        # tornado reads no body before this is done
+        self._handler = await self._pages.handler(self._request)
+        done = self._handler.headers_received(start_line, headers)
+        if done is not None:
+            await done
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        assert self._handler is not None
+        return self._handler.data_received(chunk)
+
+    def finish(self) -> None:
+        assert self._handler is not None
+        self._handler.finish()
+
+    def on_connection_close(self) -> None:
+        if self._handler is not None:
+            self._handler.on_connection_close()
+
+
+def _import_dashboard() -> None:
+    with contextlib.suppress(ImportError):  # no bokeh, or none that distributed can do with
+        importlib.import_module("distributed.dashboard.worker")

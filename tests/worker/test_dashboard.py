@@ -110,3 +110,40 @@ def test_a_worker_that_nobody_looks_at_has_not_loaded_bokeh(tmp_path):
         asyncio.run(main())
     """
     run(script, tmp_path)
+
+
+def test_the_event_loop_goes_on_while_bokeh_loads(tmp_path):
+    script = """if True:
+        import asyncio, sys, threading
+        import distributed, fastworker
+        from tornado.httpclient import AsyncHTTPClient
+
+        class Watch:
+            threads = set()
+
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                if name == "bokeh":
+                    cls.threads.add(threading.current_thread())
+
+        async def main():
+            async with distributed.Scheduler(port=0, host="127.0.0.1", dashboard=False) as s:
+                async with fastworker.Worker(s.address, dashboard=True) as worker:
+                    assert "bokeh" not in sys.modules
+                    sys.meta_path.insert(0, Watch)
+                    url = f"http://127.0.0.1:{worker.http_server.port}/"
+                    client = AsyncHTTPClient()
+                    answers = await asyncio.gather(*(
+                        client.fetch(url + path, raise_error=False, method=method, body=body)
+                        for path, method, body in [
+                            ("no-such-page", "GET", None),
+                            ("status", "GET", None),
+                            ("status", "POST", b"x" * 100_000),
+                        ]
+                    ))
+                    assert [answer.code for answer in answers] == [404, 200, 405]
+            assert Watch.threads and threading.main_thread() not in Watch.threads
+
+        asyncio.run(main())
+    """
+    run(script, tmp_path)
