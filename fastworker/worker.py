@@ -27,6 +27,7 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
+from fastworker.breakdown import log_state
 from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
@@ -223,7 +224,7 @@ class Worker(
             try:
                 self._engine.take_on(message)
             except Exception as error:
-                self._fail_as_thread_did(error)
+                self._fail_as_thread_did(error, getattr(message, "key", None))
 
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]
@@ -312,18 +313,21 @@ class Worker(
                 self.batched_stream.settle(len(self.state.executing) < self.state.nthreads)
             self._settle()
         except Exception as error:
-            self._report_broken_state(error)
+            self._report_broken_state(error, [stim.key for stim in stims if hasattr(stim, "key")])
             raise
 
     @fail_hard  # type: ignore[untyped-decorator]
-    def _fail_as_thread_did(self, error: BaseException) -> None:
-        """End as `handle_stimulus` would have, had the error come up there."""
+    def _fail_as_thread_did(self, error: BaseException, key: Key | None = None) -> None:
+        """End as `handle_stimulus` would have, had the error come up there, over that task."""
         if isinstance(error, Exception):
-            self._report_broken_state(error)
+            self._report_broken_state(error, [] if key is None else [key])
         raise error
 
-    def _report_broken_state(self, error: Exception) -> None:
-        """Tell the scheduler's event log about an error that says which task went wrong."""
+    def _report_broken_state(self, error: Exception, keys: Iterable[Key] = ()) -> None:
+        """Log what a bug report needs, and tell the scheduler's event log about an error that says
+        which task went wrong."""
+        if self.status not in (Status.closing, Status.closed):
+            log_state(self.state, error, keys)
         if hasattr(error, "to_event"):
             topic, message = error.to_event()
             self.log_event(topic, message)

@@ -8,6 +8,8 @@ from cpython.ref cimport Py_INCREF
 from cpython.set cimport PySet_Add, PySet_Discard
 from libc.string cimport memcpy, strlen
 
+from functools import partial
+
 from distributed import threadpoolexecutor
 from distributed.utils import thread_state
 from distributed.worker_state_machine import ExecuteSuccessEvent, RescheduleEvent
@@ -159,7 +161,9 @@ cdef class Runner:
 
     cdef int break_down(self, object error) except -1:
         """Have the worker close: it is not the task's fault, the state is broken."""
-        return self.engine.call_loop(self.engine.worker._fail_as_thread_did, error)
+        return self.engine.call_loop(
+            partial(self.engine.worker._fail_as_thread_did, key=self.key), error
+        )
 
     # ------------------------------------------------------------------------- one task
 

@@ -1,0 +1,106 @@
+"""What a worker leaves in the log that closes because its state is broken: for a bug report."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import distributed
+from dask.typing import Key
+
+from fastworker._version import __version__
+
+if TYPE_CHECKING:
+    from fastworker.core import TaskState, WorkerState
+
+#: For what stock has no word for.
+logger = logging.getLogger("fastworker.state")
+
+#: How much of everything to tell: tasks, entries of logs, characters of an entry.
+MAX_TASKS = 20
+MAX_ENTRIES = 30
+MAX_CHARS = 500
+
+
+def log_state(state: WorkerState, error: Exception, keys: Iterable[Key]) -> None:
+    """Log why the worker closes, with a `dump`; the error itself is logged by distributed."""
+    logger.critical(
+        "The worker closes, since its state is broken (%s). For a report of the bug:\n%s",
+        type(error).__name__,
+        dump(state, keys),
+    )
+
+
+def dump(state: WorkerState, keys: Iterable[Key] = ()) -> str:
+    """The state of the tasks concerned and how it came about, as text.
+
+    Parameters
+    ----------
+    state
+        Of the worker. It may be inconsistent: what cannot be told is left out, and said to be.
+    keys
+        Of tasks that the error is about, as far as is known; the tasks that run, and what they
+        depend on, are told of in any case. Nothing of their code, inputs or results is.
+    """
+    return "\n".join(
+        [
+            f"fastworker {__version__}, distributed {distributed.__version__},"
+            f" Python {platform.python_version()}",
+            *_part("Tasks by state", lambda: [dict(Counter(t.state for t in _tasks(state)))]),
+            *_part("Tasks concerned", lambda: map(_describe, _concerned(state, keys))),
+            *_part("Last transitions", lambda: _last(state.log)),
+            *_part("Last events", lambda: _last(state.stimulus_log)),
+        ]
+    )
+
+
+def _tasks(state: WorkerState) -> list[TaskState]:
+    return list(state.tasks.values())
+
+
+def _concerned(state: WorkerState, keys: Iterable[Key]) -> list[TaskState]:
+    found: dict[Key, TaskState] = {}
+    for key in keys:
+        if key in state.tasks:
+            found[key] = state.tasks[key]
+    for ts in [*state.executing, *state.long_running]:
+        found[ts.key] = ts
+    for ts in list(found.values()):
+        for dep in ts.dependencies:
+            found.setdefault(dep.key, dep)
+    return list(found.values())[:MAX_TASKS]
+
+
+def _describe(ts: TaskState) -> dict[str, Any]:
+    return {
+        "key": ts.key,
+        "state": ts.state,
+        "previous": ts.previous,
+        "next": ts.next,
+        "run_id": ts.run_id,
+        "done": ts.done,
+        "priority": ts.priority,
+        "nbytes": ts.nbytes,
+        "who_has": sorted(ts.who_has),
+        "coming_from": ts.coming_from,
+        "dependencies": sorted(str(dep.key) for dep in ts.dependencies),
+        "dependents": sorted(str(dep.key) for dep in ts.dependents),
+        "waiting_for_data": sorted(str(dep.key) for dep in ts.waiting_for_data),
+        "waiters": sorted(str(dep.key) for dep in ts.waiters),
+    }
+
+
+def _last(entries: Any) -> list[Any]:
+    return list(islice(reversed(entries), MAX_ENTRIES))[::-1]
+
+
+def _part(title: str, look: Callable[[], Iterable[object]]) -> list[str]:
+    """A title, and below it a line for each thing."""
+    try:
+        return [f"{title}:", *(f"  {thing!r}"[:MAX_CHARS] for thing in look())]
+    except Exception as error:
+        return [f"{title}: cannot be told, {type(error).__name__}"]
