@@ -7,9 +7,11 @@ import subprocess
 import sys
 import textwrap
 
+import dask
 import distributed
 import pytest
-from distributed.utils_test import captured_logger, gen_cluster
+from distributed.security import Security
+from distributed.utils_test import captured_logger, gen_cluster, gen_test
 from tornado.httpclient import AsyncHTTPClient
 from worker_clusters import ONE_WORKER, cluster
 
@@ -120,3 +122,33 @@ def test_a_configuration_of_the_logging_module(tmp_path):
     lines = output_of(LINES, config, tmp_path)
     assert lines[0] == "mine fastworker.room high"
     assert not any("fastworker" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("kind", [distributed.Worker, fastworker.Worker])
+@gen_test()
+async def test_nothing_secret_is_told(kind, monkeypatch):
+    """Neither keys of TLS nor the environment, nor a value below a key that nobody knows."""
+    pytest.importorskip("cryptography")
+    secret = "xYzZy-42"
+    monkeypatch.setenv("PASSWORD", secret)
+    security = Security.temporary()
+    tls = {"security": security, "host": "127.0.0.1"}
+    with (
+        captured_logger("distributed", logging.DEBUG) as log,
+        captured_logger("fastworker", logging.DEBUG) as own_log,
+        dask.config.set({"fastworker.comm.no-such-key": secret}),
+    ):
+        async with (
+            distributed.Scheduler(port=0, protocol="tls", dashboard_address=":0", **tls) as s,
+            kind(s.address, **tls) as worker,
+            distributed.Client(s.address, asynchronous=True, security=security) as client,
+        ):
+            assert await client.submit(sum, [1, 2]) == 3
+            url = f"http://127.0.0.1:{worker.http_server.port}/metrics"
+            page = (await AsyncHTTPClient().fetch(url, raise_error=False)).body.decode()
+            # The configuration is in a dump, with stock too, so that one must not put secrets there
+            dump = str(worker._to_dict(exclude={"config"}))
+            versions = str(await client.get_versions())
+    told = [log.getvalue(), own_log.getvalue(), page, dump, versions, repr(worker)]
+    for private in (secret, "PRIVATE KEY", security.tls_worker_key.splitlines()[2]):
+        assert not any(private in text for text in told)
