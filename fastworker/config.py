@@ -15,6 +15,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 LOW_LATENCY = "fastworker.low-latency"
 COMM = "fastworker.comm"
+WORKER = "fastworker.worker"
 COMMS = ("native", "tornado")
 
 DEFAULTS: dict[str, Any]
@@ -195,6 +196,20 @@ class CommSettings:
                 for name, read in _COMM_READERS.items()
             }
         )
+
+
+_WORKER_READERS: dict[str, Callable[[Any], Any]] = {
+    "end-timeout": _optional(_seconds),
+}
+
+
+def worker_setting(name: str) -> Any:
+    """``fastworker.worker.<name>``, times in seconds; ValueError, naming the key, for a bad one."""
+    value = dask.config.get(f"{WORKER}.{name}", DEFAULTS["fastworker"]["worker"][name])
+    try:
+        return _WORKER_READERS[name](value)
+    except ValueError as error:
+        raise ValueError(f"{WORKER}.{name} must be {error}; got {value!r}") from None
 
 
 def comm_choice() -> str:

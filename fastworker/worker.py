@@ -11,10 +11,11 @@ import dask
 import distributed
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
-from distributed.core import Status
+from distributed.core import Status, coerce_to_address
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
 from distributed.threadpoolexecutor import ThreadPoolExecutor
+from distributed.utils import _offload_executor
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
@@ -35,6 +36,7 @@ from fastworker.dashboard import Dashboard
 from fastworker.data.fetching import Fetching
 from fastworker.data.serving import Serving
 from fastworker.data.store import Store
+from fastworker.ending import end_in_time
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.heartbeat import Heartbeat
@@ -91,16 +93,20 @@ class Worker(
         **kwargs: Any,
     ) -> None:
         use_configured()
-        if (
+        by_default = (
             scheduler_ip is None
             and not kwargs.get("scheduler_file")
             and not dask.config.get("scheduler-address", None)
-        ):
+        )
+        if by_default:
             scheduler_ip = DEFAULT_SCHEDULER if scheduler_port is None else "127.0.0.1"
         kwargs.setdefault("WorkerStateClass", WorkerState)
         if kwargs.get("extensions") is None:
             kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
         super().__init__(scheduler_ip, scheduler_port, **kwargs)
+        if by_default and (configured := dask.config.get("scheduler-address", None)):
+            # By a preload, which has run since.
+            self._use_scheduler(configured, kwargs.get("protocol"))
         self._watch_spare_memory()
         if kwargs.get("data") is None:
             self._use_store()
@@ -127,6 +133,16 @@ class Worker(
             ),
         )
         self.monitor.get_process_memory = spare.measure
+
+    def _use_scheduler(self, address: str, protocol: str | None) -> None:
+        """Join the scheduler at this address, not the one given before.
+
+        ``protocol`` is that of the worker's own address, where its user has chosen one.
+        """
+        address = coerce_to_address(address)
+        self._protocol = protocol or address.partition("://")[0]
+        self.scheduler = self.rpc(address)
+        self.execution_state["scheduler"] = self.scheduler.address
 
     def _make_engine(self) -> Engine | None:
         """What runs plain tasks without the event loop, in threads of its own.
@@ -191,13 +207,49 @@ class Worker(
         -------
         "OK", or None if the worker was closing already.
         """
-        if not report and self.status not in (Status.closing, Status.closed, Status.failed):
-            self.batched_stream.abort()
-        result: str | None = await super().close(
-            timeout=timeout, executor_wait=executor_wait, nanny=nanny, reason=reason
-        )
-        give_back()
+        begins = self.status not in (Status.closing, Status.closed, Status.failed)
+        if begins:
+            end_in_time(
+                f"Worker at {self.address_safe} (reason: {reason})",
+                timeout,
+                asyncio.get_running_loop(),
+                self._release_workdir,
+            )
+            if not report:
+                self.batched_stream.abort()
+        try:
+            result: str | None = await super().close(
+                timeout=timeout, executor_wait=executor_wait, nanny=nanny, reason=reason
+            )
+        except BaseException:
+            if begins:
+                self._break_off()
+            raise
+        finally:
+            give_back()
         return result
+
+    def _break_off(self) -> None:
+        """Let go of everything at once, as closing was cancelled or has failed.
+
+        Who else closes the worker waits until it has finished. That may be the same asyncio task:
+        cancelled while it closes the worker for the scheduler, it closes it again as it ends.
+        """
+        self.batched_stream.abort()
+        for callback in self.periodic_callbacks.values():
+            callback.stop()
+        for executor in self.executors.values():
+            if executor is not _offload_executor:
+                executor.shutdown(wait=False)
+        for comm in list(self._comms):
+            comm.abort()
+        self.stop()
+        self.status = Status.closed
+        self._event_finished.set()
+
+    def _release_workdir(self) -> None:
+        if self._workdir is not None:
+            self._workdir.release()
 
     # From the scheduler
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
 import threading
 from contextlib import nullcontext
+from unittest import mock
 
 import dask
 import distributed
@@ -45,6 +47,20 @@ async def test_the_configured_scheduler_goes_first(tmp_path):
     file.write_text('{"address": "tcp://from-file:3"}')
     worker = fastworker.Worker(scheduler_file=str(file))
     assert worker.scheduler_address == "tcp://from-file:3"
+
+
+@gen_cluster(nthreads=[])
+async def test_a_preload_may_configure_the_scheduler(s):
+    preload = f"import dask; dask.config.set(scheduler_address={s.address!r})"
+    async with fastworker.Worker(preload=preload) as worker:
+        assert worker.scheduler.address == worker.scheduler_address == s.address
+        assert worker.address in s.workers
+    with dask.config.set({"scheduler-address": None}):
+        tls = "import dask; dask.config.set(scheduler_address='tls://configured:1')"
+        worker = fastworker.Worker(preload=tls)
+        assert worker.scheduler_address == "tls://configured:1"
+        assert worker._protocol == "tls"
+        assert fastworker.Worker("host:2", preload=tls).scheduler_address == "tcp://host:2"
 
 
 @gen_test()
@@ -165,6 +181,48 @@ async def test_close_reports(c, s, a, b):
     await until(lambda: a.address not in s.workers)
     assert [message["status"] for message in changes] == ["closing"]
     assert await a.close() is None
+
+
+class Held(distributed.WorkerPlugin):
+    """Keeps its worker from closing."""
+
+    async def teardown(self, worker):
+        await asyncio.Event().wait()
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_close_that_is_cancelled_is_finished(c, s, a):
+    await c.submit(inc, 1)
+    await a.plugin_add(plugin=Held(), name="held")
+    first = asyncio.create_task(a.close())
+    await until(lambda: a.status == Status.closing)
+    second = asyncio.create_task(a.close())
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.sleep(0)
+    assert a.status == Status.closing  # the first goes on
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert a.status == Status.closed
+    await asyncio.wait_for(a.finished(), 10)
+    assert await a.close() is None
+    await until(lambda: not s.workers)
+    # The process is not the worker's alone.
+    assert "fastworker-end" not in [thread.name for thread in threading.enumerate()]
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_close_that_fails_is_finished(c, s, a):
+    async def fail():
+        raise OSError("no teardown today")
+
+    with mock.patch.object(a.preloads, "teardown", fail):
+        with pytest.raises(OSError, match="no teardown today"):
+            await a.close()
+    assert a.status == Status.closed
+    await asyncio.wait_for(a.finished(), 10)
+    await until(lambda: not s.workers)
 
 
 @pytest.mark.parametrize("how", ["close", "terminate"])
