@@ -63,7 +63,20 @@ async def _connect_one(address: Address) -> socket.socket:
 
 
 async def _connect_first(addresses: Sequence[Address]) -> socket.socket:
-    """Try one after the other, without waiting long for those that do not answer."""
+    outcome = await _first_outcome(addresses)
+    if isinstance(outcome, socket.socket):
+        return outcome
+    try:
+        raise outcome
+    finally:
+        del outcome  # or the error would hold this frame, and the frame the error
+
+
+async def _first_outcome(addresses: Sequence[Address]) -> socket.socket | BaseException:
+    """Try one after the other, without waiting long for those that do not answer.
+
+    The first socket that is connected, or the error of the first address.
+    """
     attempts: list[asyncio.Task[socket.socket]] = []
     waiting: set[asyncio.Task[socket.socket]] = set()
     untried = list(addresses)
@@ -87,11 +100,11 @@ async def _connect_first(addresses: Sequence[Address]) -> socket.socket:
             if not attempt.done():
                 attempt.cancel()
             attempt.add_done_callback(lambda done: _close_loser(done, winner))
-    if winner is None:
-        error = attempts[0].exception()
-        assert error is not None
-        raise error
-    return winner
+    if winner is not None:
+        return winner
+    error = attempts[0].exception()
+    assert error is not None
+    return error
 
 
 def _close_loser(attempt: asyncio.Task[socket.socket], winner: socket.socket | None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
-from distributed.core import clean_exception, error_message
+from distributed.core import ErrorMessage, clean_exception, error_message
 from distributed.metrics import DelayedMetricsLedger, context_meter
 from distributed.worker import LOG_PDB, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
@@ -173,8 +173,12 @@ class Fetching:
 
     async def _fetch_the_good(
         self, worker: str, keys: Collection[Key]
-    ) -> tuple[dict[Key, object] | None, dict[Key, Exception]]:
-        """Results by key, None if the peer is busy; and what went wrong with the others."""
+    ) -> tuple[dict[Key, object] | None, dict[Key, ErrorMessage]]:
+        """Results by key, None if the peer is busy; and what went wrong with the others.
+
+        That is pickled right away: an error holds the frames that it has come through, which hold
+        what was received, and those of their callers. None of them is to hold the error.
+        """
         try:
             return await self._fetch(worker, keys), {}
         except OSError:
@@ -182,10 +186,10 @@ class Fetching:
         except Exception as error:
             logger.exception("Cannot make what came from %s; fetching one by one", worker)
             if len(keys) == 1:
-                cause = error.cause if isinstance(error, NotMade) else error
-                return {}, dict.fromkeys(keys, cause)
+                message = error_message(error.cause if isinstance(error, NotMade) else error)
+                return {}, dict.fromkeys(keys, message)
         data: dict[Key, object] = {}
-        bad: dict[Key, Exception] = {}
+        bad: dict[Key, ErrorMessage] = {}
         for key in keys:
             good, found_bad = await self._fetch_the_good(worker, [key])
             while good is None:  # busy, and what has come already is not to be fetched twice
@@ -242,19 +246,18 @@ class Fetching:
             raise failure.with_traceback(traceback)
         return response
 
-    def _give_up(self, bad: dict[Key, Exception]) -> None:
+    def _give_up(self, bad: dict[Key, ErrorMessage]) -> None:
         """Fail the tasks that need what cannot be had, and forget both.
 
         The scheduler gives such a task to a worker again if it may be retried.
         """
         stimulus_id = f"gather-dep-failed-{time()}"
         given_up: set[Key] = set()
-        for key, error in bad.items():
+        for key, cause in bad.items():
             ts = self.state.tasks.get(key)
             dependents = list(ts.dependents) if ts is not None else []
             if not dependents:
                 given_up.add(key)
-            cause = error_message(error)
             for dependent in dependents:
                 if dependent.state != "waiting" or dependent.key in given_up:
                     continue

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import threading
 
 import numpy as np
@@ -15,6 +16,8 @@ from certificates import Authority
 from comm_pairs import connected, listening, pair, run, tls
 from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
+
+from fastworker.comm.sockets import _connect_first
 
 
 @pytest.fixture(params=["tcp", "tls"])
@@ -301,3 +304,29 @@ def test_files_and_memory_stay_flat(how):
         run(test(), 3600)
     finally:
         logging.getLogger("distributed.comm.tcp").setLevel(logging.NOTSET)
+
+
+def test_an_error_of_several_addresses_stands_in_no_cycle():
+    """No frame that it came through holds it."""
+
+    async def refused():
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        addresses = [(socket.AF_INET, (host, port)) for host in ("127.0.0.1", "127.0.0.2")]
+        try:
+            await _connect_first(addresses)
+        except ConnectionRefusedError as error:
+            return type(error)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(refused()) is ConnectionRefusedError
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [found for found in gc.garbage if isinstance(found, ConnectionRefusedError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
+import types
 import weakref
 
 import dask
@@ -335,6 +337,36 @@ async def test_what_cannot_be_made_is_metered_as_failed(c, s, a, b, *, value):
     await until(lambda: gathered(b))
     assert gathered(b) == {"failed"}
     b.handle_stimulus(FreeKeysEvent(keys=["x"], stimulus_id="by hand"))
+
+
+@pytest.mark.parametrize("value", [Unwelcome, Elsewhere, Truncated])
+@native
+async def test_what_could_not_be_made_holds_nothing(c, s, a, b, *, value):
+    """No frame that it came through is left for the garbage collector."""
+    futures = [c.submit(value, key="x", workers=[a.address])]
+    futures += c.map(inc, range(3), workers=[a.address])
+    await distributed.wait(futures)
+    good = {future.key for future in futures[1:]}
+    logging.disable(logging.CRITICAL)  # pytest keeps what is logged, and errors with it
+    gc.collect()
+    gc.disable()
+    try:
+        s.request_acquire_replicas(b.address, ["x", *good], stimulus_id="by hand")
+        await until(lambda: set(b.data) == good and "x" not in b.state.tasks)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [
+            found.f_code
+            for found in gc.garbage
+            if isinstance(found, types.FrameType) and "fastworker" in found.f_code.co_filename
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        logging.disable(logging.NOTSET)
+    assert left == []
+    del futures
 
 
 class BusyOnce(fastworker.Worker):
