@@ -200,6 +200,7 @@ class CommSettings:
 
 _WORKER_READERS: dict[str, Callable[[Any], Any]] = {
     "end-timeout": _optional(_seconds),
+    "faulthandler": _switch,
 }
 
 

@@ -1,4 +1,4 @@
-"""Ends the process of a worker that was told to end and cannot.
+"""Ends the process of a worker that was told to end and cannot, and has a crash leave a stack.
 
 A worker waits for much while it closes: tasks, plugins, preloads, peers, its threads. Any of them
 may be the user's, and may never return. In a process that exists for the worker alone, a thread of
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import inspect
 import logging
 import multiprocessing
@@ -56,6 +57,18 @@ def _command() -> click.Context | None:
         return None
     ours = inspect.unwrap(context.command.callback) is inspect.unwrap(stock.callback)
     return context if ours else None
+
+
+def leave_stacks_of_crash() -> None:
+    """Have a crash of this process, if it exists for its workers alone, write stacks to stderr.
+
+    Raises ValueError if ``fastworker.worker.faulthandler`` is neither true nor false.
+    """
+    wanted = worker_setting("faulthandler")
+    if wanted and in_own_process() and not faulthandler.is_enabled():
+        # A stderr that is no file, or none at all
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+            faulthandler.enable()
 
 
 def end_in_time(

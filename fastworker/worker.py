@@ -36,7 +36,7 @@ from fastworker.dashboard import Dashboard
 from fastworker.data.fetching import Fetching
 from fastworker.data.serving import Serving
 from fastworker.data.store import Store
-from fastworker.ending import end_in_time
+from fastworker.ending import end_in_time, leave_stacks_of_crash
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.heartbeat import Heartbeat
@@ -93,6 +93,7 @@ class Worker(
         **kwargs: Any,
     ) -> None:
         use_configured()
+        leave_stacks_of_crash()
         by_default = (
             scheduler_ip is None
             and not kwargs.get("scheduler_file")

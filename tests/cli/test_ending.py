@@ -153,3 +153,46 @@ print("went on")
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("went on\n")
+
+
+CRASH = """
+import ctypes, threading
+
+def dask_setup(worker):
+    threading.Timer(2, lambda: ctypes.string_at(0)).start()
+"""
+
+
+@pytest.mark.parametrize("command", [FASTWORKER, DASK_WORKER], ids=["fastworker", "dask-worker"])
+def test_a_crash_leaves_its_stack(client, command, monkeypatch):
+    monkeypatch.delenv("PYTHONFAULTHANDLER", raising=False)
+    process = start(client, CRASH, "--no-nanny", command=command)
+    output = ended(process)
+    assert process.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in output
+    assert "in string_at" in output
+
+
+def test_a_crash_under_a_nanny_leaves_its_stack(client, monkeypatch):
+    monkeypatch.delenv("PYTHONFAULTHANDLER", raising=False)
+    process = start(client, CRASH, "--nanny", command=FASTWORKER)
+    try:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(r"Worker process \d+ was killed by signal 11", line):
+                break
+        assert "Fatal Python error: Segmentation fault\n" in lines
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_crash_leaves_no_stack_where_none_is_wanted(client, monkeypatch):
+    monkeypatch.delenv("PYTHONFAULTHANDLER", raising=False)
+    monkeypatch.setenv("DASK_FASTWORKER__WORKER__FAULTHANDLER", "false")
+    process = start(client, CRASH, "--no-nanny", command=FASTWORKER)
+    output = ended(process)
+    assert process.returncode == -signal.SIGSEGV
+    assert "Fatal Python error" not in output
