@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -52,6 +53,8 @@ from fastworker.views import StateViews
 from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
+
+logger = logging.getLogger("distributed.worker")
 
 #: Where a worker looks for a scheduler if nobody says anything else.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
@@ -179,6 +182,21 @@ class Worker(
         if self.status in (Status.closing, Status.closed, Status.failed):
             raise RuntimeError(f"{self!r} cannot register: it is {self.status.name}")
         await self.start()
+
+    async def _register_with_scheduler(self) -> None:
+        waiting = asyncio.create_task(self._say_what_it_waits_for())
+        try:
+            await super()._register_with_scheduler()
+        finally:
+            waiting.cancel()
+
+    async def _say_what_it_waits_for(self) -> None:
+        """Log after a second, and then every minute, that no scheduler has answered yet."""
+        pause = 1.0
+        while True:
+            await asyncio.sleep(pause)
+            logger.warning("Still waiting for a scheduler at %s", self.scheduler.address)
+            pause = 60.0
 
     async def close(
         self,

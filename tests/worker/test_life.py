@@ -64,6 +64,16 @@ async def test_a_preload_may_configure_the_scheduler(s):
 
 
 @gen_test()
+async def test_it_says_that_it_waits_for_the_scheduler():
+    worker = fastworker.Worker("tcp://127.0.0.1:1", death_timeout="1.5s")
+    with captured_logger("distributed.worker", level=logging.WARNING) as log:
+        with pytest.raises(asyncio.TimeoutError):
+            await worker
+    assert log.getvalue().count("Still waiting for a scheduler at tcp://127.0.0.1:1\n") == 1
+    assert "_say_what_it_waits_for" not in repr(asyncio.all_tasks())
+
+
+@gen_test()
 async def test_it_joins_the_scheduler_on_port_8786():
     try:
         scheduler = distributed.Scheduler(host="127.0.0.1", port=8786, dashboard_address=":0")
