@@ -198,7 +198,9 @@ class Launcher:
             argv = [sys.executable, "-m", "dask", "worker", address]
             if kind == "worker-class":
                 argv += ["--worker-class", "fastworker.Worker"]
-        argv += ["--host", "127.0.0.1", "--local-directory", str(self.directory / "scratch")]
+        if "--listen-address" not in options:
+            argv += ["--host", "127.0.0.1"]
+        argv += ["--local-directory", str(self.directory / "scratch")]
         return self.start(kind, [*argv, *options], {**(env or {}), "CLUSTER_ROLE": "worker"})
 
     def await_workers(self, client: Client, n_workers: int) -> None:

@@ -1,0 +1,63 @@
+"""Workers that each do one thing wrong, to see that the fault harness finds it."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from typing import Any
+
+import fault_tasks
+
+import fastworker
+from fastworker.wire import ComputeTask, FreeKeys
+
+
+class Wrong(fastworker.Worker):
+    """Computes something else every now and then."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        right = fault_tasks.combine
+        fault_tasks.combine = lambda salt, numbers: right(salt, numbers) + (salt % 8 == 0)
+
+
+class Losing(fastworker.Worker):
+    """Loses a message, the twentieth of its type."""
+
+    type_lost: type = ComputeTask
+    n_left = 20
+
+    def _handle_native(self, message: ComputeTask | FreeKeys) -> None:
+        if isinstance(message, self.type_lost):
+            self.n_left -= 1
+            if self.n_left == 0:
+                return
+        super()._handle_native(message)
+
+
+class Hoarding(Losing):
+    type_lost = FreeKeys
+    n_left = 1
+
+
+class Littering(fastworker.Worker):
+    """Leaves a temporary directory behind."""
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        tempfile.mkdtemp(prefix="litter-")
+        return await super().close(*args, **kwargs)
+
+
+class Spawning(fastworker.Worker):
+    """Leaves a process behind."""
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        subprocess.Popen(["sleep", "300"], start_new_session=True)
+        return await super().close(*args, **kwargs)
+
+
+class Staying(fastworker.Worker):
+    """Does not end."""
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        return None
