@@ -1,6 +1,7 @@
 """Millions of tiny tasks on one worker process: its memory stays flat and it does not slow down.
 
     python bench/soak.py [TASKS] [--command "COMMAND OF A WORKER"]
+    python bench/soak.py mixed [MINUTES]      see soak_mixed
 
 The tasks come in waves from a stand-in for the scheduler, and their keys are freed after each.
 Prints the worker's resident memory and CPU time every 100,000 tasks. Exits with 1 if, after the
@@ -18,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import soak_mixed
 from standin import OUR_WORKER, worker
 
 WAVE = 10_000
@@ -56,6 +58,8 @@ async def soak(tasks: int, command: list[str]) -> bool:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["mixed"]:
+        return soak_mixed.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("tasks", nargs="?", type=int, default=5_000_000)
     parser.add_argument("--command", type=shlex.split, default=OUR_WORKER)
