@@ -7,6 +7,7 @@ take the same ones.
 from __future__ import annotations
 
 import copy
+import errno
 import functools
 import logging
 import sys
@@ -68,7 +69,7 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
             if error.__cause__ is None:
                 raise
             logger.debug("Could not start", exc_info=True)
-            raise click.ClickException(_with_causes(error)) from error
+            raise click.ClickException(_with_causes(error) + _taken(error, options)) from error
 
     return start_workers
 
@@ -146,6 +147,16 @@ def _parse_resources(text: str) -> None:
         if not equals:
             raise ValueError(f"expected pairs like GPU=2, got {pair!r}")
         float(amount)
+
+
+def _taken(error: BaseException, options: dict[str, Any]) -> str:
+    """Which options ask for a port that another process has, if that is the error."""
+    cause = error.__cause__
+    if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
+        return ""
+    names = ("worker_port", "nanny_port", "listen_address")
+    given = [f"--{name.replace('_', '-')} {options[name]}" for name in names if options.get(name)]
+    return f" ({', '.join(given)})" if given else ""
 
 
 def _with_causes(error: BaseException | None) -> str:

@@ -351,12 +351,14 @@ def test_a_scheduler_that_comes_later():
             process.communicate(timeout=60)
 
 
-def test_a_port_that_is_taken():
+@pytest.mark.parametrize("options", [("--no-nanny", "--worker-port"), ("--nanny", "--nanny-port")])
+def test_a_port_that_is_taken(options):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = run(NOBODY, "--no-nanny", "--host", "127.0.0.1", "--worker-port", str(port))
+        done = run(NOBODY, "--host", "127.0.0.1", *options, str(port))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert re.match(r"Error: Worker failed to start.* Address already in use", last), done.stderr
+    says = rf"Error: \w+ failed to start.* Address already in use \({options[1]} {port}\)"
+    assert re.match(says, last), done.stderr
