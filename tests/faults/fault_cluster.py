@@ -175,7 +175,13 @@ class Cluster:
         for proxy in self.proxies.proxies:
             self.proxies.call(proxy.calm)
 
-    def make_whole(self, client: Client, n: int, patience: float) -> None:
+    def replace_ended(self) -> None:
+        """Start a worker for each that has ended, where there are fewer than planned."""
+        self.members = [each for each in self.members if each.process.running]
+        while len(self.members) < len(self.plan.nannied):
+            self.add_member(self.plan.nannied[len(self.members)])
+
+    def make_whole(self, client: Client, patience: float) -> None:
         """Replace members that have left; TimeoutError when one neither joins nor ends."""
         end = time.monotonic() + patience
         most_made = self.n_made + 20
@@ -185,10 +191,7 @@ class Cluster:
                     f"workers end again and again:\n{self.launcher.logs(500)[-5000:]}"
                 )
             joined = set(client.scheduler_info(n_workers=-1)["workers"])
-            for member in [each for each in self.members if not each.process.running]:
-                self.members.remove(member)
-            while len(self.members) < n:
-                self.add_member(self.plan.nannied[len(self.members) % len(self.plan.nannied)])
+            self.replace_ended()
             missing = [m.process.name for m in self.members if m.address not in joined]
             if not missing:
                 return

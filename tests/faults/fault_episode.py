@@ -146,7 +146,7 @@ class Episode:
     def make_whole(self) -> None:
         patience = max(self.patience, 60)  # processes that start take their time
         with self.within("all workers have joined, or ended", patience + 30):
-            self.cluster.make_whole(self.client, len(self.plan.nannied), patience)
+            self.cluster.make_whole(self.client, patience)
 
     def round(self, number: int, faults: list[tuple[float, str]]) -> None:
         """One graph, and what happens meanwhile."""
@@ -180,13 +180,13 @@ class Episode:
 
     def await_done(self, futures: list[Future]) -> None:
         with self.within("futures are done", self.patience + 30):
-            try:
-                wait(futures, timeout=self.patience)
-            except CancelledError:
-                pass  # judged one by one
-            except TimeoutError:
-                keys = [future.key for future in futures if not future.done()]
-                raise HangError(f"not done: {keys[:5]}\n{self.stories(keys[:2])}") from None
+            end = time.monotonic() + self.patience
+            while keys := [future.key for future in futures if not future.done()]:
+                if time.monotonic() > end:
+                    raise HangError(f"not done: {keys[:5]}\n{self.stories(keys[:2])}")
+                with suppress(TimeoutError, CancelledError):  # they are judged one by one
+                    wait(futures, timeout=1)
+                self.cluster.replace_ended()  # tasks may have ended all workers there were
 
     def judge_one(self, future: Future, says: str, fits: Callable[[object], bool]) -> None:
         got: object
