@@ -31,7 +31,10 @@ from cluster_tasks import array_of, checksum, increment, sleep_and_return
 
 CYCLES_OF_A_CLIENT = 5
 OPTIONS = ["--nanny", "--nthreads", "2", "--memory-limit", "500 MB"]
-CONFIG = {"DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.02"}  # 10 MB: large results are spilled
+CONFIG = {
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.02",  # 10 MB: large results are spilled
+    "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "1000",  # so that logs are full soon
+}
 PATIENCE = 120.0
 """Seconds after which something that does not happen is an error."""
 
