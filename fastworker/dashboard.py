@@ -13,7 +13,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import dask
+from distributed.http.routing import DirectoryHandler
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate
+from tornado.routing import PathMatches, Rule
 from tornado.web import Application, RequestHandler
 
 if TYPE_CHECKING:
@@ -41,7 +43,12 @@ class Dashboard:
         super().start_http_server(*args, **kwargs)  # type: ignore[misc]
         if self._dashboard:
             self._dashboard = False
-            self.http_application.add_application(LatePages(self))
+            pages = LatePages(self)
+            self.http_application.add_application(pages)
+            # Before distributed's own, which asks the applications for their pages there and then
+            router = self.http_application.default_router
+            sitemap = Rule(PathMatches("/sitemap.json"), LateSitemap, {"pages": pages})
+            router.rules.insert(0, router.process_rule(sitemap))
 
 
 class LatePages:
@@ -54,46 +61,46 @@ class LatePages:
     def __init__(self, worker: Dashboard) -> None:
         self._worker = worker
         self._settings = dict(dask.config.get(SETTINGS))
+        self._loaded = False
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         return LateHandler(self, request)
 
     async def handler(self, request: HTTPServerRequest) -> Any:
-        """What the worker's server makes of a request once the dashboard is in its place.
-
-        A thread imports it meanwhile, which takes a second or more.
-        """
-        await asyncio.get_running_loop().run_in_executor(None, _import_dashboard)
-        self._pages()
+        """What the worker's server makes of a request once the dashboard is in its place."""
+        await self.load()
         return self._worker.http_application.find_handler(request)
 
-    @property
-    def default_router(self) -> Any:
-        return self._pages().default_router
-
-    @property
-    def wildcard_router(self) -> Any:
-        return self._pages().wildcard_router
+    async def load(self) -> None:
+        """Put the dashboard in its place. A thread imports it meanwhile, for a second or more."""
+        await asyncio.get_running_loop().run_in_executor(None, _import_dashboard)
+        if self._loaded:
+            return  # by another request
+        try:
+            from distributed.dashboard.worker import connect
+        except ImportError:
+            logger.debug("To start diagnostics web server please install Bokeh")
+            self.add_application(Application())
+        else:
+            worker = self._worker
+            with dask.config.set({SETTINGS: self._settings}):
+                connect(self, worker.http_server, worker, prefix=worker._http_prefix)
 
     def add_application(self, pages: Any) -> None:
         """Called by distributed with the dashboard."""
         applications = self._worker.http_application.applications
-        applications[applications.index(self)] = self._loaded = pages
+        applications[applications.index(self)] = pages
+        self._loaded = True
 
-    _loaded: Any = None
 
-    def _pages(self) -> Any:
-        if self._loaded is None:
-            try:
-                from distributed.dashboard.worker import connect
-            except ImportError:
-                logger.debug("To start diagnostics web server please install Bokeh")
-                self.add_application(Application())
-            else:
-                worker = self._worker
-                with dask.config.set({SETTINGS: self._settings}):
-                    connect(self, worker.http_server, worker, prefix=worker._http_prefix)
-        return self._loaded
+class LateSitemap(DirectoryHandler):
+    """distributed's list of all pages, once those of the dashboard are among them."""
+
+    def initialize(self, pages: LatePages) -> None:
+        self._pages = pages
+
+    async def prepare(self) -> None:
+        await self._pages.load()
 
 
 class LateHandler(HTTPMessageDelegate):

@@ -33,13 +33,18 @@ def test_the_first_request_is_answered_as_stock_does(path):
     @gen_cluster(**no_workers)
     async def answers(s):
         codes = []
+        bodies = []
         for worker_class in (distributed.Worker, fastworker.Worker):
             async with worker_class(s.address, dashboard=True) as worker:
                 first, again = await get(worker, path), await get(worker, path)
                 assert first.code == again.code
                 assert path not in PAGES or b"bokeh" in first.body.lower()
                 codes.append((first.code, first.headers.get("Content-Type")))
+                if path == "sitemap.json":
+                    assert first.body == again.body
+                    bodies.append(first.body)
         assert codes[0] == codes[1]
+        assert bodies[:1] == bodies[1:]
 
     answers()
 
@@ -112,7 +117,16 @@ def test_a_worker_that_nobody_looks_at_has_not_loaded_bokeh(tmp_path):
     run(script, tmp_path)
 
 
-def test_the_event_loop_goes_on_while_bokeh_loads(tmp_path):
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [("no-such-page", None, 404), ("status", None, 200), ("status", b"x" * 100_000, 405)],
+        # distributed has no list of pages to give where bokeh's static files are among them
+        [("sitemap.json", None, 500)],
+    ],
+    ids=["pages", "sitemap"],
+)
+def test_the_event_loop_goes_on_while_bokeh_loads(tmp_path, requests):
     script = """if True:
         import asyncio, sys, threading
         import distributed, fastworker
@@ -133,17 +147,15 @@ def test_the_event_loop_goes_on_while_bokeh_loads(tmp_path):
                     sys.meta_path.insert(0, Watch)
                     url = f"http://127.0.0.1:{worker.http_server.port}/"
                     client = AsyncHTTPClient()
+                    requests = @REQUESTS@
                     answers = await asyncio.gather(*(
-                        client.fetch(url + path, raise_error=False, method=method, body=body)
-                        for path, method, body in [
-                            ("no-such-page", "GET", None),
-                            ("status", "GET", None),
-                            ("status", "POST", b"x" * 100_000),
-                        ]
+                        client.fetch(url + path, raise_error=False, body=body, method=method)
+                        for path, body, _ in requests
+                        for method in ["POST" if body else "GET"]
                     ))
-                    assert [answer.code for answer in answers] == [404, 200, 405]
+                    assert [answer.code for answer in answers] == [code for *_, code in requests]
             assert Watch.threads and threading.main_thread() not in Watch.threads
 
         asyncio.run(main())
     """
-    run(script, tmp_path)
+    run(script.replace("@REQUESTS@", repr(requests)), tmp_path)
