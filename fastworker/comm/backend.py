@@ -29,8 +29,10 @@ from fastworker.comm.sockets import connect_socket, encrypt
 from fastworker.comm.stream import Stream
 from fastworker.comm.tcp import TCP, TLS
 from fastworker.config import CommSettings
+from fastworker.logs import get_logger
 
 logger = logging.getLogger("distributed.comm.tcp")
+own_logger = get_logger("comm")  # for what distributed has no line for
 
 #: How often to look for another free port if the one that the system chose is taken already.
 BIND_ATTEMPTS = 5
@@ -229,7 +231,7 @@ class _Listener(BaseListener, _Encryption):
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Leave new connections to the backlog for a while."""
-        logger.error("%r cannot accept connections: %s", self, error)
+        own_logger.error("%r cannot accept connections: %s", self, error)
         assert self._loop is not None
         self._loop.remove_reader(listening.fileno())
         self._loop.call_later(ACCEPT_PAUSE, self._resume, listening)
@@ -253,7 +255,7 @@ class _Listener(BaseListener, _Encryption):
         except CommClosedError:
             logger.info("Connection from %s closed", peer, exc_info=True)
         except Exception:
-            logger.exception("Error while serving %s", peer)
+            own_logger.exception("Error while serving %s", peer)
 
     async def _handshake(self, sock: socket.socket, peer: str) -> TCP | None:
         if self.context is not None:

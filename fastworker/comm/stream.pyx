@@ -14,7 +14,6 @@ from fastworker.comm.memory cimport Memory, new_memory
 from fastworker.comm.outgoing cimport Outgoing, Packed, pack
 from fastworker.comm.parser cimport Parser
 
-import logging
 import os
 from socket import SHUT_RDWR
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
@@ -22,6 +21,7 @@ from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from distributed.utils import ensure_memoryview
 
 from fastworker.comm.parser import FrameError
+from fastworker.logs import get_logger
 
 cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:
@@ -86,7 +86,7 @@ cdef enum:
     SPARE_SCRATCHES = 4
 
 
-logger = logging.getLogger("distributed.comm.tcp")
+logger = get_logger("comm")
 
 
 class Disconnected(ConnectionError):

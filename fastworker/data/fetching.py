@@ -29,7 +29,10 @@ from distributed.worker_state_machine import (
     TaskErredMsg,
 )
 
+from fastworker.logs import get_logger
+
 logger = logging.getLogger("distributed.worker")
+own_logger = get_logger("data")  # for what distributed has no line for
 
 #: Seconds until a busy peer is asked again for results that are fetched one by one; as long as
 #: stock waits.
@@ -184,7 +187,7 @@ class Fetching:
         except OSError:
             raise
         except Exception as error:
-            logger.exception("Cannot make what came from %s; fetching one by one", worker)
+            own_logger.exception("Cannot make what came from %s; fetching one by one", worker)
             if len(keys) == 1:
                 message = error_message(error.cause if isinstance(error, NotMade) else error)
                 return {}, dict.fromkeys(keys, message)
@@ -261,7 +264,7 @@ class Fetching:
             for dependent in dependents:
                 if dependent.state != "waiting" or dependent.key in given_up:
                     continue
-                logger.error("%r fails: its input %r cannot be had", dependent.key, key)
+                own_logger.error("%r fails: its input %r cannot be had", dependent.key, key)
                 given_up.add(dependent.key)
                 message = TaskErredMsg(
                     key=dependent.key,

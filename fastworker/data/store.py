@@ -18,9 +18,11 @@ from fastworker.data.disk import Disk
 from fastworker.data.entries import Entry
 from fastworker.data.memory import Memory
 from fastworker.data.sizes import nbytes_of
+from fastworker.logs import get_logger
 
 # Its rate limits are for all who spill
 logger = logging.getLogger("distributed.spill")
+own_logger = get_logger("data")  # for what distributed has no line for
 
 
 class Load:
@@ -167,7 +169,7 @@ class Store(SpillBuffer):
                 while len(self.fast) > 1 and entry.held and self.fast.evict_oldest(but=entry):
                     pass
             except Exception:
-                logger.debug("Spilling what is older than %r failed too", key, exc_info=True)
+                own_logger.debug("Spilling what is older than %r failed too", key, exc_info=True)
             return False
         return True
 

@@ -5,14 +5,14 @@ each of these in four mappings when the run has ended. Here a run adds a few num
 its span and prefix; `ExecuteMetrics.drain` enters the sums under the names that distributed uses.
 """
 
-import logging
-
 from cpython.array cimport array, clone
 from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport PyObject
 from libc.stdlib cimport free, malloc, qsort
 
-logger = logging.getLogger("distributed.worker")
+from fastworker.logs import get_logger
+
+logger = get_logger("execution")
 
 cdef enum:
     MAX_POINTS = 1 << 16

@@ -15,10 +15,13 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
+from fastworker.logs import get_logger
+
 if TYPE_CHECKING:
     from fastworker.core import TaskState
 
 logger = logging.getLogger("distributed.worker")
+own_logger = get_logger("execution")  # for what distributed has no line for
 
 #: How much of a task to write to the log, in characters.
 MAX_TASK_CHARS = 1000
@@ -73,7 +76,7 @@ def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMa
             error, key=key, run_id=run_id, stimulus_id=stimulus_id
         )
     except Exception:  # of the error's own code, which can be any
-        logger.error("The error of task %r cannot be told", key, exc_info=True)
+        own_logger.error("The error of task %r cannot be told", key, exc_info=True)
         return ExecuteFailureEvent.from_exception(
             RuntimeError(f"{key!r} failed with an error that cannot be told"),
             key=key,

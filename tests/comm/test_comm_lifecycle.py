@@ -204,9 +204,9 @@ def test_errors_of_handlers_are_logged(caplog):
         await asyncio.sleep(0.05)
         listener.stop()
 
-    with caplog.at_level(logging.ERROR, logger="distributed.comm.tcp"):
+    with caplog.at_level(logging.ERROR, logger="fastworker.comm"):
         run(test())
-    (record,) = [r for r in caplog.records if r.name == "distributed.comm.tcp"]
+    (record,) = [r for r in caplog.records if r.name == "fastworker.comm"]
     assert "Error while serving tcp://127.0.0.1" in record.message
     assert "on purpose" in record.exc_text
 
