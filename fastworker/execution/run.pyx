@@ -224,9 +224,7 @@ cdef class Runner:
             return self.end(RescheduleEvent(key=self.key, stimulus_id=stamped("not-started")))
         try:
             self.compute()
-            # What looks at the result may run code of its type's
-            self.nbytes = nbytes_of(self.value)
-            describe_type(type(self.value))
+            describe_type(type(self.value))  # may run code of its metaclass's
         except BaseException as error:
             self.value = None
             begin_traceback_with_task(error)
@@ -259,6 +257,8 @@ cdef class Runner:
             try:
                 self.ran = True
                 self.value = self.run_spec(self.inputs)
+                # May run code of the result's type, which is the task's as much as any
+                self.nbytes = nbytes_of(self.value)
             finally:
                 self.stop = self.left = wall_clock()
                 self.read_processor()

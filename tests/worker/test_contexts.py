@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import decimal
+import time
+from typing import ClassVar
 
 import distributed
 import numpy as np
 import pytest
-from distributed import WorkerPlugin
+from beside_stock import as_stock
+from distributed import WorkerPlugin, get_worker
+from distributed.worker import thread_state
 from worker_clusters import cluster
 
 import fastworker
@@ -108,3 +113,30 @@ async def test_set_by_a_plugin_of_the_scheduler(c, s):
 async def test_set_where_the_worker_is_made(c, s):
     """In the process of a notebook, say."""
     assert await compare(c, s, lambda: set_all("caller", 9)) == ("caller", 9, "raise")
+
+
+class Weighed:
+    """Looks around while it is weighed, and takes its time."""
+
+    seen: ClassVar[list[tuple[str, str, object]]] = []
+
+    def __sizeof__(self):
+        time.sleep(0.05)
+        with contextlib.suppress(ValueError):  # weighed outside of tasks too
+            self.seen.append((get_worker().name, thread_state.key, VARIABLE.get()))
+        return 10
+
+
+def make_weighed():
+    VARIABLE.set("task")
+    return Weighed()
+
+
+@as_stock()
+async def test_a_result_is_weighed_as_a_part_of_its_task(c, s, a):
+    Weighed.seen.clear()
+    await distributed.wait(c.submit(make_weighed, key="x", workers=[a.address]))
+    assert Weighed.seen[0] == (a.name, "x", "task")
+    # It counts as work of the task's
+    [startstop] = [each for each in a.state.tasks["x"].startstops if each["action"] == "compute"]
+    assert startstop["stop"] - startstop["start"] >= 0.05
