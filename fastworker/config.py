@@ -201,6 +201,7 @@ class CommSettings:
 _WORKER_READERS: dict[str, Callable[[Any], Any]] = {
     "end-timeout": _optional(_seconds),
     "faulthandler": _switch,
+    "hand-back-after": _optional(_seconds),
 }
 
 

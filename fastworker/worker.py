@@ -32,6 +32,7 @@ from distributed.worker_state_machine import (
 from fastworker.breakdown import log_state
 from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.comm.outbox import Outbox
+from fastworker.config import worker_setting
 from fastworker.core import WorkerState
 from fastworker.dashboard import Dashboard
 from fastworker.data.fetching import Fetching
@@ -40,6 +41,7 @@ from fastworker.data.store import Store
 from fastworker.ending import end_in_time, leave_stacks_of_crash
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
+from fastworker.hand_back import HandBack
 from fastworker.heartbeat import Heartbeat
 from fastworker.identity import Identity
 from fastworker.metrics import Metrics
@@ -78,6 +80,7 @@ class Worker(
     Heartbeat,
     Dashboard,
     Identity,
+    HandBack,
     distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.
@@ -97,6 +100,8 @@ class Worker(
     ) -> None:
         use_configured()
         leave_stacks_of_crash()
+        self.by_hand = set()
+        self._hand_back_after = worker_setting("hand-back-after")
         by_default = (
             scheduler_ip is None
             and not kwargs.get("scheduler_file")

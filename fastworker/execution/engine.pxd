@@ -24,8 +24,7 @@ cdef class Engine:
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
 
     # Guarded by state.lock
-    # Keys of tasks added by hand, whose run_spec is kept, for they may be moved by hand too. Added
-    # to by the event loop's thread, looked at by any
+    # The worker's set of the same name; of its tasks the run_spec is kept when they have been run
     cdef set by_hand
     cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}
     # How many tasks were put into the queue since somebody saw to it that there are threads for

@@ -78,7 +78,7 @@ cdef class Engine:
         self.execution_state = worker.execution_state
         fast = getattr(worker.data, "fast", None)
         self.memory = fast if isinstance(fast, Memory) else None
-        self.by_hand = set()
+        self.by_hand = worker.by_hand
         self.watchers = {}
 
     def start(self, loop):
@@ -282,12 +282,6 @@ cdef class Engine:
         )
 
     # ------------------------------------------------------------------- for the worker
-
-    def keep_run_spec(self, key):
-        """Of this task, when it has been run: it was added by hand, and may be moved by hand."""
-        if len(self.by_hand) > 1000 + len(self.state.tasks):
-            self.by_hand.intersection_update(list(self.state.tasks))
-        self.by_hand.add(key)
 
     def watch(self, key, future):
         """Resolve an asyncio future with the event that will end the present run of a task.

@@ -201,6 +201,7 @@ class Moves(Steering):
                 raise ValueError(f"input {dep.key!r} of {ts.key!r} is gone")
         if ts.state == "memory":
             self._check_unused(ts)
+        self._mark_by_hand(ts.key)
         self._recommend(ts, "waiting", stimulus_id)
 
     def _move_to_ready(self, ts: TaskState, finish: str, stimulus_id: str) -> None:

@@ -79,6 +79,11 @@ class Steering:
         _engine: Engine | None
         _async_instructions: set[asyncio.Task[StateMachineEvent]]
 
+        #: Keys of tasks that were added or made to wait by hand, which the scheduler need not know
+        #: of. Event loop's thread adds and removes, with the core's lock; any thread may look with
+        #: the lock.
+        by_hand: set[Key]
+
         def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
         def _follow(self, instructions: Iterable[Instruction]) -> None: ...
         def _report_broken_state(self, error: Exception) -> None: ...
@@ -92,6 +97,12 @@ class Steering:
                 f"{self!r} may only be changed from the thread of its event loop; "
                 "from elsewhere use worker.loop.add_callback"
             )
+
+    def _mark_by_hand(self, key: Key) -> None:
+        """Note that a task runs here because of a call by hand; the core's lock is held."""
+        if len(self.by_hand) > 1000 + len(self.state.tasks):
+            self.by_hand.intersection_update(list(self.state.tasks))
+        self.by_hand.add(key)
 
     def _known(self, key: Key) -> TaskState:
         """The task of that key. Raises KeyError if the worker knows of none."""

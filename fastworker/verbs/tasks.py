@@ -134,8 +134,7 @@ class TaskVerbs(Steering):
             raise ValueError(f"task {key!r} needs {sorted(unheld, key=str)}; not in who_has")
 
         sources = {dep: self._sources(key, dep, workers) for dep, workers in who_has.items()}
-        if self._engine is not None:
-            self._engine.keep_run_spec(key)
+        self._mark_by_hand(key)
         self.handle_stimulus(
             ComputeTaskEvent(
                 key=key,

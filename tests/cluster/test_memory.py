@@ -91,3 +91,35 @@ def _where(_):
     from distributed import get_worker
 
     return get_worker().address
+
+
+def test_a_leak_on_one_worker_keeps_no_task_from_the_others(launcher, connect):
+    """What waits on a worker that is paused for good is run elsewhere."""
+    scheduler = launcher.scheduler()
+    env = {
+        "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "50ms",
+        "DASK_FASTWORKER__WORKER__HAND_BACK_AFTER": "200ms",
+    }
+    for name in ("one", "two", "three"):
+        options = ["--nthreads=1", "--no-nanny", f"--name={name}", "--memory-limit=1GB"]
+        launcher.worker(scheduler.address, *options, env=env)
+    client = connect(scheduler.address, n_workers=3)
+    ran_on = collect(client, client.map(_leak_on_one, range(300), pure=False))
+    assert len(ran_on) == 300
+    assert set(ran_on) == {"one", "two", "three"}
+    status = client.run(lambda dask_worker: (dask_worker.name, dask_worker.status.name))
+    assert sorted(status.values()) == [("one", "paused"), ("three", "running"), ("two", "running")]
+
+
+def _leak_on_one(_):
+    import builtins
+
+    from distributed import get_worker
+
+    time.sleep(0.01)
+    worker = get_worker()
+    if worker.name == "one" and not hasattr(builtins, "leak"):
+        builtins.leak = bytearray(b"x") * 900_000_000
+        while worker.status.name != "paused":
+            time.sleep(0.01)
+    return worker.name
