@@ -40,11 +40,15 @@ def process(arguments: list[str], directory: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cluster(
-    directory: Path, name: str, workers: list[list[str]], *options: str
+    directory: Path,
+    name: str,
+    workers: list[list[str]],
+    *options: str,
+    memory_limit: str | None = None,
 ) -> Iterator[Client]:
     """A client of a scheduler of its own with these workers, which are called w0, w1, ...
 
-    ``options`` are the scheduler's.
+    ``options`` are the scheduler's. With a memory limit each worker has a nanny.
     """
     file = directory / f"{name}.json"
     scheduler = ["dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
@@ -53,7 +57,8 @@ def cluster(
         stack.enter_context(process(scheduler, directory, f"{name}-scheduler"))
         for i, command in enumerate(workers):
             worker = [*command, "--scheduler-file", str(file), "--name", f"w{i}"]
-            worker += ["--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"]
+            worker += ["--nthreads", "1", "--host", "127.0.0.1"]
+            worker += ["--no-nanny"] if memory_limit is None else ["--memory-limit", memory_limit]
             worker += ["--local-directory", str(directory)]
             stack.enter_context(process(worker, directory, f"{name}-worker-{i}"))
         deadline = time.monotonic() + PATIENCE
