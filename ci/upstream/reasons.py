@@ -39,6 +39,11 @@ REASONS: dict[str, str] = {
         "dask_fastworker_* are on the same page, as that is what Prometheus is told to read, and "
         "are documented in fastworker/prometheus.py; every metric of stock's is there."
     ),
+    "test_utils_test.py::test_invalid_transitions": (
+        "makes a private method of WorkerState answer nonsense, which a compiled class does not "
+        "allow; that an invalid transition is reported and closes the worker is in "
+        "tests/worker/test_life.py."
+    ),
     # With the comm in place
     "test_worker.py::test_upload_file": (
         "fails sometimes: wants a worker to have cleaned up when Client.close() returns, right "
