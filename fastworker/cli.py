@@ -6,12 +6,13 @@ take the same ones.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import functools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -60,7 +61,9 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
         _check_values(options)
         try:
             use_configured()
-            start(**options)
+            _wait_for_scheduler_file(options)
+            with _our_nannies():
+                start(**options)
         except (OSError, ValueError) as error:
             logger.debug("Could not start", exc_info=True)
             raise click.ClickException(str(error)) from error
@@ -72,6 +75,36 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(_with_causes(error) + _taken(error, options)) from error
 
     return start_workers
+
+
+@contextlib.contextmanager
+def _our_nannies() -> Iterator[None]:
+    """Have distributed's command start nannies of fastworker."""
+    from distributed.cli import dask_worker
+
+    from fastworker.nanny import Nanny
+
+    stock, dask_worker.Nanny = dask_worker.Nanny, Nanny
+    try:
+        yield
+    finally:
+        dask_worker.Nanny = stock
+
+
+def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
+    """Wait until the scheduler has written its file, if there is to be one.
+
+    Workers and nannies wait for it too, but on the event loop, so that asyncio cannot act on the
+    first Ctrl-C.
+    """
+    from dask.utils import parse_timedelta
+    from distributed.utils import json_load_robust
+
+    from fastworker.waiting import saying_that_it_waits_for_file
+
+    if path := options["scheduler_file"]:
+        with saying_that_it_waits_for_file(logging.getLogger("distributed.worker"), path):
+            json_load_robust(path, timeout=parse_timedelta(options.get("death_timeout")))
 
 
 def _check_scheduler(options: dict[str, Any]) -> None:

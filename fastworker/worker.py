@@ -16,7 +16,7 @@ from distributed.core import Status, coerce_to_address
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
 from distributed.threadpoolexecutor import ThreadPoolExecutor
-from distributed.utils import _offload_executor
+from distributed.utils import _offload_executor, wait_for
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
@@ -52,6 +52,7 @@ from fastworker.termination import shutdown
 from fastworker.verbs import Verbs
 from fastworker.verbs.steering import users
 from fastworker.views import StateViews
+from fastworker.waiting import say_what_it_waits_for
 from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
@@ -189,19 +190,11 @@ class Worker(
         await self.start()
 
     async def _register_with_scheduler(self) -> None:
-        waiting = asyncio.create_task(self._say_what_it_waits_for())
+        waiting = asyncio.create_task(say_what_it_waits_for(logger, self.scheduler.address))
         try:
             await super()._register_with_scheduler()
         finally:
             waiting.cancel()
-
-    async def _say_what_it_waits_for(self) -> None:
-        """Log after a second, and then every minute, that no scheduler has answered yet."""
-        pause = 1.0
-        while True:
-            await asyncio.sleep(pause)
-            logger.warning("Still waiting for a scheduler at %s", self.scheduler.address)
-            pause = 60.0
 
     async def close(
         self,
@@ -241,17 +234,39 @@ class Worker(
             )
             if not report:
                 self.batched_stream.abort()
+        if begins and nanny and self.nanny and self.status != Status.init:
+            await self._tell_nanny(reason, timeout)
+        never_listened = begins and not self.listeners
+        if never_listened:
+            # distributed asks for the address to log that it closes, and logs a traceback without
+            self._address = self.address_safe
         try:
             result: str | None = await super().close(
-                timeout=timeout, executor_wait=executor_wait, nanny=nanny, reason=reason
+                timeout=timeout, executor_wait=executor_wait, nanny=False, reason=reason
             )
         except BaseException:
-            if begins:
+            if begins and self.status != Status.closed:
                 self._break_off()
             raise
         finally:
+            if never_listened:
+                self._address = None
             give_back()
         return result
+
+    async def _tell_nanny(self, reason: str, timeout: float) -> None:
+        """Have the nanny not start another worker.
+
+        A nanny that closes has stopped listening: it asks its worker to close, and waits for that.
+        So this comes before the worker counts as closing, and that other close does not wait for
+        this one. distributed's worker and nanny wait for each other, until the nanny kills it.
+        """
+        try:
+            async with self.rpc(self.nanny) as nanny:
+                await wait_for(nanny.close_gracefully(reason=reason), timeout)
+        except (OSError, asyncio.TimeoutError, RuntimeError) as error:
+            if self.status not in (Status.closing, Status.closed):
+                logger.warning("Closing without a word to nanny %s: %s", self.nanny, error)
 
     def _break_off(self) -> None:
         """Let go of everything at once, as closing was cancelled or has failed.

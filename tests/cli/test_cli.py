@@ -316,6 +316,38 @@ def test_a_scheduler_that_is_not_there(scheduler, nanny):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("nanny", ["--nanny", "--no-nanny"])
+def test_it_says_what_it_waits_for(nanny):
+    command = [*COMMAND, "tcp://no-such-host.invalid:1", nanny]
+    says = (
+        "Still waiting for a scheduler at tcp://no-such-host.invalid:1: unknown host no-such-host"
+    )
+    assert interrupted(command, says).returncode == (1 if nanny == "--nanny" else 0)
+
+
+def test_it_says_which_file_it_waits_for(tmp_path):
+    file = str(tmp_path / "none.json")
+    says = f"Still waiting for a scheduler, which is to write {file}"
+    assert interrupted([*COMMAND, "--scheduler-file", file], says).returncode == 1
+
+
+def interrupted(command: list[str], says: str) -> subprocess.Popen[str]:
+    """The process, after Ctrl-C has ended it while it waits, which it does without a traceback."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert any(says in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, output = process.communicate(timeout=60)
+        assert "Traceback" not in output
+        return process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_scheduler_file_that_is_not_there(tmp_path):
     done = run("--scheduler-file", str(tmp_path / "none.json"), "--no-nanny", "--death-timeout=1")
     assert done.returncode == 1
@@ -359,6 +391,7 @@ def test_a_port_that_is_taken(options):
         port = taken.getsockname()[1]
         done = run(NOBODY, "--host", "127.0.0.1", *options, str(port))
     assert done.returncode == 1
+    assert "Traceback" not in done.stderr or options[0] == "--nanny"
     last = done.stderr.splitlines()[-1]
     says = rf"Error: \w+ failed to start.* Address already in use \({options[1]} {port}\)"
     assert re.match(says, last), done.stderr

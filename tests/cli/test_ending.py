@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -196,3 +197,83 @@ def test_a_crash_leaves_no_stack_where_none_is_wanted(client, monkeypatch):
     output = ended(process)
     assert process.returncode == -signal.SIGSEGV
     assert "Fatal Python error" not in output
+
+
+# Holds the scheduler's farewell back until the nanny has stopped listening, as both are told to
+# end at once.
+LATE = """
+import asyncio
+
+def dask_setup(worker):
+    async def close_late():
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(*worker.nanny.split("//")[1].split(":"))
+                writer.close()
+            except ConnectionRefusedError:
+                break
+            await asyncio.sleep(0)
+        await worker.close(reason="of-itself")
+    worker.ending = asyncio.ensure_future(close_late())
+"""
+
+
+@pytest.mark.parametrize("command", [FASTWORKER, DASK_WORKER], ids=["fastworker", "dask-worker"])
+def test_worker_and_nanny_close_at_once(client, command):
+    """Neither waits for the other."""
+    process = start(client, LATE, "--nanny", command=command)
+    process.send_signal(signal.SIGTERM)
+    output = ended(process)
+    assert "still alive after" not in output, output
+    assert process.returncode == 0
+
+
+def end_nanny(address: str) -> None:
+    async def ask():
+        async with rpc(address) as nanny:
+            with contextlib.suppress(CommClosedError):
+                await nanny.terminate(timeout=0.2)
+
+    asyncio.run(ask())
+
+
+# Keeps its nanny from closing.
+STUCK_NANNY = """
+import asyncio
+
+async def dask_teardown(nanny):
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+def test_a_nanny_that_never_ends(client):
+    process = start(client, "import os", "--preload-nanny", STUCK_NANNY, command=FASTWORKER)
+    [nanny] = [info["nanny"] for info in client.scheduler_info()["workers"].values()]
+
+    end_nanny(nanny)
+    output = ended(process)
+    assert re.search(r"Nanny at tcp://\S+ \(reason: \S+\) has not ended within 1.4 s", output)
+    assert process.returncode == 1
+
+
+def test_a_nanny_that_closes_leaves_the_others_of_its_process(client):
+    process = start(client, "import os", "--nworkers", "2", command=FASTWORKER)
+    try:
+        client.wait_for_workers(2, timeout=30)
+        first, second = client.scheduler_info(n_workers=-1)["workers"].values()
+
+        end_nanny(first["nanny"])
+        time.sleep(2.5)  # the deadline would be 1.4 s
+        assert process.poll() is None
+        assert [info["nanny"] for info in client.scheduler_info()["workers"].values()] == [
+            second["nanny"]
+        ]
+        process.send_signal(signal.SIGTERM)
+        ended(process)
+        assert process.returncode == 0
+    finally:
+        process.kill()
