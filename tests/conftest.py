@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
+import string
 import tempfile
 
 import hypothesis
 import pytest
 
 # Before anything imports dask: it reads its configuration once, on import. The processes that
-# tests start inherit the same empty place.
-os.environ["DASK_CONFIG"] = tempfile.mkdtemp(prefix="fastworker-no-dask-config-")
+# tests start inherit the same empty place. Its name has no digits: dask tries to read it as a
+# literal of Python's, which may warn of a number that a letter follows.
+_name = "".join(random.SystemRandom().choices(string.ascii_lowercase, k=16))
+os.environ["DASK_CONFIG"] = os.path.join(tempfile.gettempdir(), f"fastworker-no-config-{_name}")
+os.mkdir(os.environ["DASK_CONFIG"], 0o700)
 for _name in [name for name in os.environ if name.startswith("DASK_") and name != "DASK_CONFIG"]:
     del os.environ[_name]
 
