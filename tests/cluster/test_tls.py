@@ -75,3 +75,21 @@ def test_strangers_are_refused(launcher, authority, tmp_path):
         assert foreign.wait(timeout=30) != 0
         assert plain.wait(timeout=30) != 0
         assert len(client.nthreads()) == 1
+
+
+def test_name_of_the_scheduler(launcher, authority):
+    """The name that a worker asks a proxy in front of the scheduler for."""
+    scheduler = launcher.scheduler("--protocol=tls", *options(authority, "scheduler"), env=ENCRYPT)
+    launcher.worker(
+        scheduler.address,
+        *["--nthreads=1", "--no-nanny", "--protocol=tls", "--scheduler-sni=scheduler.of.test"],
+        *options(authority, "worker"),
+    )
+    with Client(scheduler.address, security=security(authority), timeout=START_TIMEOUT) as client:
+        launcher.await_workers(client, 1)
+
+        def name(dask_worker):
+            return dask_worker.connection_args["server_hostname"]
+
+        assert list(client.run(name).values()) == ["scheduler.of.test"]
+        assert client.submit(increment, 1).result(timeout=30) == 2
