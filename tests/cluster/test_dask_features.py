@@ -342,7 +342,7 @@ def free_port():
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second address of this machine")
 def test_addresses_and_pages(launcher, scheduler, client):
     port, pages = free_port(), free_port()
-    process = launcher.worker(
+    launcher.worker(
         scheduler.address,
         *["--nthreads=1", "--name=here", "--no-nanny", "--protocol=tcp"],
         *["--listen-address", f"tcp://0.0.0.0:{port}"],
@@ -353,8 +353,6 @@ def test_addresses_and_pages(launcher, scheduler, client):
     assert infos(client)["here"]["address"] == f"tcp://127.0.0.2:{port}"
     with urllib.request.urlopen(f"http://127.0.0.1:{pages}/health", timeout=TIMEOUT) as page:
         assert page.read() == b"ok"
-    # Taken for old scripts' sake, as by `dask worker`; it does nothing
-    assert "'dashboard_prefix' is deprecated" in process.text()
     client.retire_workers([f"tcp://127.0.0.2:{port}"])
 
 

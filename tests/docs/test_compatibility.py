@@ -133,6 +133,22 @@ def functions(file: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
+def test_the_tests_of_the_threat_model_exist():
+    """Paths are given in full once, and in short after that."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    files: dict[str, Path] = {}
+    file = ROOT
+    found = re.findall(r"`((?:[\w/.]+\.py)?(?:::\w+)?)`", text)
+    for name, _, function in (one.partition("::") for one in found if one):
+        if name.startswith("tests/"):
+            file = files[Path(name).name] = ROOT / name
+            assert file.is_file(), name
+        elif name:
+            file = files[name]
+        assert not function or function in functions(file), f"{name}::{function}"
+    assert len(files) > 10
+
+
 def test_the_tests_exist():
     rows = [(what, tests) for section in table().values() for what, tests in section.items()]
     assert len(rows) > 100
