@@ -334,7 +334,12 @@ def test_it_says_which_file_it_waits_for(tmp_path):
 def interrupted(command: list[str], says: str) -> subprocess.Popen[str]:
     """The process, after Ctrl-C has ended it while it waits, which it does without a traceback."""
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell has what it runs in the background ignore Ctrl-C, the tests themselves perhaps
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stderr is not None
