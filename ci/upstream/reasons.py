@@ -39,6 +39,10 @@ REASONS: dict[str, str] = {
         "dask_fastworker_* are on the same page, as that is what Prometheus is told to read, and "
         "are documented in fastworker/prometheus.py; every metric of stock's is there."
     ),
+    "test_worker.py::test_Worker__to_dict": (
+        "wants a worker's dump to have just the keys that stock's has; here one more, fastworker, "
+        "has the version, so that a dump says what made it."
+    ),
     "test_utils_test.py::test_invalid_transitions": (
         "makes a private method of WorkerState answer nonsense, which a compiled class does not "
         "allow; that an invalid transition is reported and closes the worker is in "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from unittest import mock
 
 import dask
 import distributed
@@ -240,7 +241,9 @@ async def test_settings_of_nannies(tmp_path):
         "distributed.worker.daemon": False,
         "distributed.worker.multiprocessing-method": "spawn",
     }
-    with dask.config.set(settings):
+    with dask.config.set(settings), mock.patch.dict(os.environ):
+        # An earlier nanny has left what it set before a spawn, and what is there already stays
+        os.environ.pop("OMP_NUM_THREADS", None)
         async with (
             distributed.Scheduler(port=0, host="127.0.0.1", dashboard_address=":0") as s,
             fastworker.Nanny(s.address, nthreads=1) as nanny,
