@@ -407,7 +407,7 @@ async def test_an_odd_answer_is_an_error_that_says_so(c, s, a, b):
     async with Odd(s.address, name="odd") as odd:
         x = c.submit(inc, 1, key="x", workers=[odd.address])
         await distributed.wait(x)
-        with captured_logger("distributed.worker", level=logging.ERROR) as log:
+        with captured_logger("fastworker.data", level=logging.ERROR) as log:
             y = c.submit(inc, x, key="y", workers=[b.address])
             with pytest.raises(ValueError, match=r"unexpected answer from tcp.*odd"):
                 await y
