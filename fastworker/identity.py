@@ -35,7 +35,7 @@ class Identity:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.startup_information.setdefault(FASTWORKER, _version_of)
-        # What is in the worker's log for those who ask for it with client.get_worker_logs()
+        # For client.get_worker_logs(), as what distributed logs
         ours = get_logger("worker").parent
         assert ours is not None
         ours.addHandler(self._deque_handler)

@@ -127,7 +127,7 @@ class Worker(
         self._native_handlers = {op: self.stream_handlers[op] for op in NATIVE.values()}
 
     def _watch_spare_memory(self) -> None:
-        """Have memory that the comm keeps given back whenever it matters to those who measure.
+        """Have memory that the comm keeps given back whenever the process's memory is measured.
 
         Through the function that stock reads the memory of the process with, for all purposes.
         """

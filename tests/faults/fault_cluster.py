@@ -156,7 +156,7 @@ class Cluster:
             os.kill(pid, number)
 
     def processes(self) -> list[psutil.Process]:
-        """All that run with this episode's mark in their environment, whoever started them."""
+        """All that run with this episode's mark in their environment, at any depth."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""The context variables that tasks find: those of distributed's, whoever has set them."""
+"""The context variables that tasks find: distributed's, set by preload, plugin or caller."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ async def test_what_many_ask_for_at_once_is_serialized_once(c, s, a, b):
 
 @native
 async def test_a_request_that_comes_after_a_change_gets_the_change(c, s, a, b):
-    """Serializing has begun for those who came first; who comes now does not share it."""
+    """Serializing has begun for earlier requests; a later request does not share it."""
     future, here = await heavy_at(c, a)
     entered, go_on = threading.Event(), threading.Event()
 
