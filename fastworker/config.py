@@ -236,3 +236,18 @@ def _read_comm(key: str, read: Callable[[Any], Any], default: Any) -> Any:
         return read(value)
     except ValueError as error:
         raise ValueError(f"{COMM}.{key} must be {error}; got {value!r}") from None
+
+
+def number_of_threads(value: Any) -> int:
+    """``nthreads`` of a worker as an int.
+
+    Raises TypeError or ValueError, which name it, for what is no whole number or negative.
+    """
+    whole = value.is_integer() if isinstance(value, float) else hasattr(value, "__index__")
+    if not whole:
+        error = ValueError if isinstance(value, float) else TypeError
+        raise error(f"nthreads must be a whole number, got {value!r}")
+    number = int(value)
+    if number < 0:
+        raise ValueError(f"nthreads must not be negative, got {value!r}")
+    return number

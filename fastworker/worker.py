@@ -32,7 +32,7 @@ from distributed.worker_state_machine import (
 from fastworker.breakdown import log_state
 from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.comm.outbox import Outbox
-from fastworker.config import worker_setting
+from fastworker.config import number_of_threads, worker_setting
 from fastworker.core import WorkerState
 from fastworker.dashboard import Dashboard
 from fastworker.data.fetching import Fetching
@@ -101,6 +101,8 @@ class Worker(
     ) -> None:
         use_configured()
         leave_stacks_of_crash()
+        if kwargs.get("nthreads") is not None:
+            kwargs["nthreads"] = number_of_threads(kwargs["nthreads"])
         self.by_hand = set()
         self._hand_back_after = worker_setting("hand-back-after")
         by_default = (
@@ -369,7 +371,9 @@ class Worker(
         Raises TypeError if msgpack does not know what to do with ``msg``.
         """
         if not _is_dumpable(msg):
-            raise TypeError(f"Message must be msgpack serializable, not {type(msg)}")
+            raise TypeError(
+                f"Message must be msgpack serializable. Got type(msg)={type(msg)} instead."
+            )
         with contextlib.suppress(CommClosedError):  # closed since batched_send has looked
             self.batched_send({"op": "log-event", "topic": topic, "msg": msg})
 

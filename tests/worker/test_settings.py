@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import types
+from typing import Any
 from unittest import mock
 
 import dask
@@ -18,6 +20,7 @@ from tornado.httpclient import AsyncHTTPClient
 from worker_clusters import cluster, gate, until
 
 import fastworker
+from fastworker.config import number_of_threads
 
 LIMITS = [
     ("transfer.message-bytes-limit", "3MB", "state.transfer_message_bytes_limit", 3_000_000),
@@ -143,6 +146,7 @@ async def test_compression_of_what_is_spilled(c, s, *, compression):
         async with fastworker.Worker(s.address, nthreads=1, memory_limit="10MB") as a:
             xs = c.map(lambda i: b"a" * 200_000, range(3), pure=False)
             await distributed.wait(xs)
+            await until(lambda: not a.data.fast.exceeds_target())
             sizes = [a.data.slow.data.weight_by_key[key].disk for key in a.data.slow]
             assert sizes and (max(sizes) < 10_000) is (compression is not None)
             assert await c.gather(xs) == [b"a" * 200_000] * 3
@@ -265,3 +269,25 @@ async def test_processes_of_a_fork_server():
             # The nanny is in this process, and the worker's parent is the fork server
             assert (await c.run(os.getppid))[nanny.worker_address] != os.getpid()
             assert await c.submit(inc, 1) == 2
+
+
+@pytest.mark.parametrize(
+    "value, error, message",
+    [
+        (1.5, ValueError, "nthreads must be a whole number, got 1.5"),
+        (float("inf"), ValueError, "nthreads must be a whole number, got inf"),
+        ("2", TypeError, "nthreads must be a whole number, got '2'"),
+        (-1, ValueError, "nthreads must not be negative, got -1"),
+    ],
+)
+def test_bad_numbers_of_threads(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        number_of_threads(value)
+
+
+@cluster(nthreads=[])
+async def test_whole_numbers_of_threads(c: Any, s: Any) -> None:
+    """``cpu_count() / 2`` is a float."""
+    async with fastworker.Worker(s.address, nthreads=2.0) as worker:
+        assert type(worker.state.nthreads) is int
+        assert await c.submit(int, 3) == 3
