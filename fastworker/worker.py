@@ -36,6 +36,7 @@ from fastworker.config import number_of_threads, worker_setting
 from fastworker.core import WorkerState
 from fastworker.dashboard import Dashboard
 from fastworker.data.fetching import Fetching
+from fastworker.data.lost import LostResults
 from fastworker.data.serving import Serving
 from fastworker.data.store import Store
 from fastworker.ending import end_in_time, leave_stacks_of_crash
@@ -82,6 +83,7 @@ class Worker(
     Dashboard,
     Identity,
     HandBack,
+    LostResults,
     distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.
@@ -387,7 +389,9 @@ class Worker(
         """
         buffer = self.memory_manager.data
         if type(buffer) is SpillBuffer:
-            self.memory_manager.data = self.state.data = Store.in_place_of(buffer)
+            store = Store.in_place_of(buffer)
+            store.on_lost = self._result_lost
+            self.memory_manager.data = self.state.data = store
 
     def _settle(self) -> None:
         """Spill what the last events have put into memory beyond its target."""

@@ -2,21 +2,79 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from contextlib import suppress
+from typing import Any, Literal
+
 from dask.typing import Key
 from distributed.metrics import context_meter
-from distributed.spill import MaxSpillExceeded, PickleError, Slow, SpilledSize
+from distributed.spill import AnyKeyFile, MaxSpillExceeded, PickleError, Slow, SpilledSize
 from distributed.utils import nbytes
 
 from fastworker.data.sizes import nbytes_of
+from fastworker.logs import get_logger
+
+logger = get_logger("data")
+
+
+class SpillFileLost(OSError):
+    """The file of a spilled value is gone, cut short or cannot be read: the value is lost.
+
+    What unpickling a complete file raises is not of this kind: the value's own code is to blame,
+    and would raise it again for the same value made anew.
+    """
+
+    def __init__(self, key: Key, reason: str) -> None:
+        super().__init__(f"the spill file of {key!r} cannot be read: {reason}")
+        self.key = key
+
+
+class Files(AnyKeyFile):
+    """``AnyKeyFile`` that leaves nothing of a file that could not be written.
+
+    zict's leaves what was written before a disk was full, which keeps it full. And a directory that
+    is gone, as cleaners remove empty ones too, is made again.
+    """
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self._thread = threading.local()
+
+    def _safe_key(self, key: Key) -> str:
+        name: str = super()._safe_key(key)
+        self._thread.name = name
+        return name
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self._thread.name = None
+        try:
+            try:
+                super().__setitem__(key, value)
+            except FileNotFoundError:
+                os.makedirs(self.directory, exist_ok=True)
+                super().__setitem__(key, value)
+        except BaseException:
+            if self._thread.name is not None:
+                with suppress(OSError):
+                    os.remove(os.path.join(self.directory, self._thread.name))
+            raise
 
 
 class Disk(Slow):
     """``distributed.spill.Slow`` whose sums are right when several threads write and remove.
 
+    And for which a file may be gone or unreadable: cleaners of temporary directories remove what
+    has not been used for days, and disks fail.
+
     Room is taken before a file is written and given back if that fails, so `max_weight` holds for
     all writers together. `total_weight` and `weight_by_key` are guarded by `lock`, which nobody
     holds while pickling or writing. There is at most one writer a key: see `Store`.
     """
+
+    def __init__(self, spill_directory: str, max_weight: int | Literal[False] = False) -> None:
+        super().__init__(spill_directory, max_weight)
+        self.d = Files(spill_directory)
 
     def __setitem__(self, key: Key, value: object) -> None:
         """Write a new key.
@@ -44,12 +102,45 @@ class Disk(Slow):
         context_meter.digest_metric("disk-write", 1, "count")
         context_meter.digest_metric("disk-write", size.disk, "bytes")
 
+    def __getitem__(self, key: Key) -> object:
+        """Read a value back.
+
+        Raises
+        ------
+        KeyError
+        SpillFileLost
+        Exception
+            Whatever unpickling the value raises.
+        """
+        try:
+            with context_meter.meter("disk-read", "seconds"):
+                frames = self.d[key]
+        except OSError as error:
+            raise SpillFileLost(key, str(error)) from error
+        with self.lock:
+            size = self.weight_by_key.get(key)
+        if size is None:  # removed meanwhile
+            raise KeyError(key)
+        if len(frames) != size.disk:
+            raise SpillFileLost(key, f"{len(frames)} bytes long, {size.disk} were written")
+        context_meter.digest_metric("disk-read", 1, "count")
+        context_meter.digest_metric("disk-read", len(frames), "bytes")
+        return self.load(frames)
+
     def __delitem__(self, key: Key) -> None:
-        """Remove the file of a key. The key is gone even if that raises OSError."""
+        """Remove the file of a key.
+
+        The key is gone in any case. A file that cannot be removed is left, and logged: nothing
+        depends on it, and it goes with the directory when the worker ends.
+        """
         if key not in self.d:
             raise KeyError(key)
         try:
             del self.d[key]
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("The spill file of %r cannot be removed: %s", key, error)
         finally:
             self._give_room_back(key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast
 
@@ -14,7 +14,7 @@ from dask.typing import Key
 from distributed.metrics import context_meter
 from distributed.spill import MaxSpillExceeded, PickleError, SpillBuffer
 
-from fastworker.data.disk import Disk
+from fastworker.data.disk import Disk, SpillFileLost
 from fastworker.data.entries import Entry
 from fastworker.data.memory import Memory
 from fastworker.data.sizes import nbytes_of
@@ -68,6 +68,11 @@ class Store(SpillBuffer):
         How many bytes to hold in memory.
     max_spill: int or False
         How many bytes to write to disk at most.
+
+    Attributes
+    ----------
+    on_lost: callable or None
+        What to call, in the thread that reads, with each `SpillFileLost`, before that is raised.
     """
 
     # What guards what:
@@ -90,6 +95,7 @@ class Store(SpillBuffer):
         self._metrics_lock = threading.Lock()
         super().__init__(spill_directory, target, max_spill)
         self._loads = {}
+        self.on_lost: Callable[[SpillFileLost], object] | None = None
         self.slow = zict.Cache(Disk(spill_directory, max_spill), zict.WeakValueMapping())
         self.fast = Memory(
             target,
@@ -225,7 +231,7 @@ class Store(SpillBuffer):
         """{key: value} of those keys that are here.
 
         As ``{key: store[key] for key in keys if key in store}``, but those who meter this context
-        are told once of all that were in memory.
+        are told once of all that were in memory; and those that are lost are left out.
         """
         values = {}
         count = nbytes = 0
@@ -236,7 +242,8 @@ class Store(SpillBuffer):
                 count += 1
                 nbytes += entry.nbytes
             elif key in self:
-                with suppress(KeyError):  # deleted since, by another thread
+                # Deleted since, by another thread, or its file is
+                with suppress(KeyError, SpillFileLost):
                     values[key] = self[key]
         if count:
             self._report_reads(count, nbytes)
@@ -307,7 +314,7 @@ class Store(SpillBuffer):
     def _read_back(self, key: Key, load: Load) -> None:
         """Read a value from disk, and move it to memory if it fits and is still wanted.
 
-        Raises what unpickling it raises, if it is still wanted.
+        Raises `SpillFileLost`, or what unpickling the value raises, if it is still wanted.
         """
         try:
             value = self.slow[key]
@@ -322,8 +329,10 @@ class Store(SpillBuffer):
                             del self.slow[key]
                         finally:
                             self.fast.unpin(key)
-        except Exception:
+        except Exception as error:
             if not load.cancelled:
+                if isinstance(error, SpillFileLost) and self.on_lost is not None:
+                    self.on_lost(error)
                 raise
         finally:
             with self.lock:

@@ -357,7 +357,7 @@ cdef class Runner:
                     PyContext_Exit(self.home)
                 if ts.state_ == MEMORY:
                     self.measure(SUCCESS)
-                    if not self.engine.by_hand or key not in self.engine.by_hand:
+                    if not self.by_hand():
                         ts.run_spec = None  # what it holds may be larger than the result
                 else:
                     self.measure(RUN_FOR_NOTHING)
@@ -398,11 +398,17 @@ cdef class Runner:
                     self.stop + delay,
                 )
             else:
-                event = outcome.could_not_start(error, self.ts, self.run_id)
+                event = outcome.could_not_start(error, self.ts, self.run_id, self.by_hand())
         except Exception as unexpected:  # there are errors without a repr, for example
             begin_traceback_with_task(unexpected)
-            event = outcome.could_not_start(unexpected, self.ts, self.run_id)
+            event = outcome.could_not_start(
+                unexpected, self.ts, self.run_id, self.by_hand()
+            )
         return self.end(event)
+
+    cdef bint by_hand(self) except -1:
+        """Whether the task in hand was added by hand: the scheduler knows nothing of it."""
+        return self.engine.by_hand and self.key in self.engine.by_hand
 
     cdef bint end(self, object event) except -1:
         """Let the core handle an event other than success that ends the run."""

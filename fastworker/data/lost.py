@@ -1,0 +1,66 @@
+"""Results whose spill file is gone or cannot be read: the scheduler has them computed again.
+
+distributed's worker cannot go on from there. A client that gathers such a result, and a peer that
+needs it, ask for it for ever; a task that needs it fails; and to release it closes the worker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distributed.worker_state_machine import (
+    FreeKeysEvent,
+    ReleaseWorkerDataMsg,
+    RescheduleMsg,
+)
+
+from fastworker.data.disk import SpillFileLost
+from fastworker.logs import get_logger
+from fastworker.verbs.steering import Steering, new_stimulus_id, undisturbed, users
+
+if TYPE_CHECKING:
+    from dask.typing import Key
+    from tornado.ioloop import IOLoop
+
+logger = get_logger("data")
+
+
+class LostResults(Steering):
+    """A mixin of ``fastworker.Worker``."""
+
+    if TYPE_CHECKING:
+        loop: IOLoop
+
+    def _result_lost(self, error: SpillFileLost) -> None:
+        """To be called, by any thread, when a result turns out to be lost."""
+        self.loop.add_callback(self._drop_lost, error.key, str(error))
+
+    def _drop_lost(self, key: Key, reason: str) -> None:
+        """Tell the scheduler that this result is not here, and hand back the tasks that need it.
+
+        Another worker may have a copy: then the scheduler does not take back those tasks itself.
+        """
+        dependents = self._needing(key)
+        if dependents is None:
+            return
+        logger.error("A result is lost: %s. The scheduler has it computed again.", reason)
+        stimulus_id = new_stimulus_id("lost-result")
+        # Not with the lock held: it may call plugins
+        self.handle_stimulus(FreeKeysEvent(keys=[key, *dependents], stimulus_id=stimulus_id))
+        self._follow(
+            [
+                ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id),
+                *(RescheduleMsg(key=each, stimulus_id=stimulus_id) for each in dependents),
+            ]
+        )
+
+    @undisturbed
+    def _needing(self, key: Key) -> list[Key] | None:
+        """Keys of the scheduler's tasks here that need a result; None if it is not here (any more).
+
+        Tasks that were added by hand are not among them: those fail.
+        """
+        ts = self.state.tasks.get(key)
+        if ts is None or ts.state != "memory":
+            return None
+        return [each.key for each in users(ts) if each.key not in self.by_hand]
