@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _multiprocessing
+import multiprocessing
 import subprocess
 import tempfile
 from typing import Any
@@ -41,10 +43,12 @@ class Hoarding(Losing):
 
 
 class Littering(fastworker.Worker):
-    """Leaves a temporary directory behind."""
+    """Leaves a temporary directory behind, and a semaphore."""
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         tempfile.mkdtemp(prefix="litter-")
+        name = multiprocessing.current_process()._config["semprefix"] + "-litter"
+        _multiprocessing.SemLock(1, 1, 1, name, False)
         return await super().close(*args, **kwargs)
 
 

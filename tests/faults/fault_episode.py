@@ -232,6 +232,10 @@ class Episode:
 
     # The end
 
+    @property
+    def restarted(self) -> bool:
+        return any(name == "restart" for faults in self.plan.rounds for _, name in faults)
+
     def until_nothing(self, look: Callable[[], list[str]]) -> list[str]:
         """What ``look`` still finds after some time, for what is on its way to go."""
         end = time.monotonic() + min(20, self.patience)
@@ -243,9 +247,10 @@ class Episode:
         def look() -> list[str]:
             gc.collect()  # tracebacks of the errors that were judged hold futures
             left = self.client.run(tasks.what_is_left)
-            if any(name == "restart" for faults in self.plan.rounds for _, name in faults):
+            if self.restarted:
                 # The scheduler may hear of tasks only after the restart that cancelled them
-                left = {each: what.keys() - {"tasks", "data"} for each, what in left.items()}
+                known = set(self.client.run_on_scheduler(tasks.known_keys))
+                left = {each: tasks.without(what, known) for each, what in left.items()}
             return [f"{address}: {str(what)[:500]}" for address, what in left.items() if what]
 
         if left := self.until_nothing(look):

@@ -1,12 +1,29 @@
-"""Preloaded into schedulers, workers and nannies: SIGUSR1 has a process log its stacks."""
+"""Preloaded into schedulers, workers and nannies: SIGUSR1 has a process log its stacks.
+
+The semaphores that multiprocessing makes there, and in child processes, have the episode in their
+names.
+"""
 
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
+import os
 import signal
 from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
+
+
+def semaphore_prefix(mark: str) -> str:
+    """What the names of an episode's semaphores begin with."""
+    return f"faults-{mark}"
+
+
+if "FAULT_EPISODE" in os.environ:
+    # Private to multiprocessing, as there is no other way; child processes inherit it
+    config: dict[str, Any] = vars(multiprocessing.current_process())["_config"]
+    config["semprefix"] = "/" + semaphore_prefix(os.environ["FAULT_EPISODE"])
 
 
 class FaultCounter(SchedulerPlugin):

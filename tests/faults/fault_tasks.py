@@ -260,6 +260,20 @@ def what_is_left(dask_worker: Any) -> dict[str, Any]:
     return {name: what for name, what in found.items() if what}
 
 
+def without(left: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """What is left on a worker besides the tasks and data of these keys."""
+    rest = {
+        **left,
+        "tasks": {key: state for key, state in left.get("tasks", {}).items() if key not in known},
+        "data": [key for key in left.get("data", ()) if key not in known],
+    }
+    return {name: what for name, what in rest.items() if what}
+
+
+def known_keys(dask_scheduler: Any) -> list[str]:
+    return [str(key) for key in dask_scheduler.tasks]
+
+
 def what_is_wanted(dask_scheduler: Any) -> str:
     """What clients want, and what the scheduler knows besides."""
     known = [str(ts) for ts in dask_scheduler.tasks.values()]

@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 from distributed.diskutils import WorkSpace
 from fault_cluster import Cluster
+from fault_preload import semaphore_prefix
 
 SPACE = "dask-scratch-space"
 SHARED_MEMORY = "/dev/shm"
 
 
 class Surroundings:
-    """What there is in this process and on this machine before an episode."""
+    """The threads of this process before an episode."""
 
     def __init__(self) -> None:
         self.threads = set(threading.enumerate())
-        self.shared_memory = set(os.listdir(SHARED_MEMORY))
 
     def new(self) -> list[str]:
-        """What there is besides, now that all processes of the episode have ended."""
-        found = [f"thread {each.name}" for each in threading.enumerate() if self._is_new(each)]
-        if names := set(os.listdir(SHARED_MEMORY)) - self.shared_memory:
-            mapped = mappings()
-            found += [path for name in names if (path := f"{SHARED_MEMORY}/{name}") not in mapped]
-        return found
+        """Those that there are besides, now that all processes of the episode have ended."""
+        return [f"thread {each.name}" for each in threading.enumerate() if self._is_new(each)]
 
     def _is_new(self, thread: threading.Thread) -> bool:
         # Threads that are kept for what comes next, of which there are few
         return thread not in self.threads and not thread.name.startswith(
             ("Dask-Offload", "IO loop", "Profile", "asyncio_", "AsyncProcess")
         )
-
-
-def mappings() -> set[str]:
-    """The files that processes have mapped."""
-    found = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            found.update(each.path for each in process.memory_maps())
-    return found
 
 
 def left_by_processes(cluster: Cluster) -> list[str]:
@@ -58,6 +43,9 @@ def left_by_processes(cluster: Cluster) -> list[str]:
     if len(killed) > cluster.hard_deaths:
         found.append(f"in TMPDIR: {killed}, where {cluster.hard_deaths} were killed")
     found += left_directories(cluster)
+    # Other programs on this machine have semaphores too, and may leave them
+    prefix = f"sem.{semaphore_prefix(cluster.mark)}-"
+    found += [f"{SHARED_MEMORY}/{n}" for n in os.listdir(SHARED_MEMORY) if n.startswith(prefix)]
     return found
 
 

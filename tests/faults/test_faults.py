@@ -14,6 +14,7 @@ from fault_endings import ENDINGS
 from fault_episode import Episode, HangError, WrongError
 from fault_kinds import WEIGHTS
 from fault_plan import Plan, can_mount, draw_plan, with_faults
+from fault_preload import semaphore_prefix
 from run_faults import again, parse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -49,7 +50,7 @@ def test_faults(seed: int, tmp_path: Path) -> None:
         ("Wrong", WrongError, "instead of the value"),
         ("Losing", HangError, "not done"),
         ("Hoarding", WrongError, "left on workers: .*tasks"),
-        ("Littering", WrongError, "left behind: .*TMPDIR: litter"),
+        ("Littering", WrongError, "left behind: .*TMPDIR: litter.*/dev/shm/sem.*litter"),
         ("Spawning", WrongError, "left behind: .*sleep 300"),
         ("Staying", HangError, "still there: fastworker"),
     ],
@@ -60,8 +61,13 @@ def test_that_a_broken_worker_is_found(
     plan = with_faults(drawn(0), ["calm"], "scheduler-terminated")
     plan.nannied = [False, False]
     options = ["--worker-class", f"broken_workers.{broken}"]
-    with pytest.raises(error, match=f"(?s){says}"):
-        Episode(plan, tmp_path, options=options, patience=8).run()
+    episode = Episode(plan, tmp_path, options=options, patience=8)
+    try:
+        with pytest.raises(error, match=f"(?s){says}"):
+            episode.run()
+    finally:
+        for path in Path("/dev/shm").glob(f"sem.{semaphore_prefix(episode.cluster.mark)}-*"):
+            path.unlink()
 
 
 def test_a_failure_says_how_it_is_played_again() -> None:
