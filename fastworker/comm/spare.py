@@ -5,15 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 
-from distributed.system import MEMORY_LIMIT
-
 from fastworker.comm.memory import bytes_kept, keep_at_most
 from fastworker.config import CommSettings
 
-#: Spare memory, unless configured: this part of the memory limit. A worker without a limit takes
-#: the same part of what the machine or container has, and no more than so many bytes.
-SPARE_PART = 20
-MOST_WITHOUT_LIMIT = 128 << 20
+#: Unless configured, the spare memory is at most this part of what the process takes besides. It
+#: adds to the peak of a job, which nobody would give more than some hundredths of for its speed.
+SPARE_PART = 32
 
 
 def give_back() -> None:
@@ -47,13 +44,8 @@ class SpareMemory:
         fractions: Iterable[float | bool | None],
     ) -> None:
         self._measure = weakref.WeakMethod(measure)
-        configured = CommSettings.load().spare_memory
-        default = (
-            min(MEMORY_LIMIT // SPARE_PART, MOST_WITHOUT_LIMIT)
-            if memory_limit is None
-            else memory_limit // SPARE_PART
-        )
-        self.most = default if configured is None else configured
+        #: Bytes to keep at most, if configured.
+        self.configured = CommSettings.load().spare_memory
         #: Bytes that the process may take with its spare memory; None for any number.
         self.full: float | None = None
         if memory_limit is not None:
@@ -63,10 +55,10 @@ class SpareMemory:
         """The bytes of memory that the process takes, after giving back what it had better not."""
         measure = self._measure()
         assert measure is not None, "called by its object"
-        memory = measure()
-        before = bytes_kept()
-        most = self.most
+        kept = bytes_kept()
+        used = max(0, measure() - kept)  # another thread may have given some back in between
+        most = used // SPARE_PART if self.configured is None else self.configured
         if self.full is not None:
-            most = max(0, min(most, int(self.full) - (memory - before)))
+            most = max(0, min(most, int(self.full) - used))
         keep_at_most(most)
-        return memory - (before - bytes_kept())
+        return used + bytes_kept()

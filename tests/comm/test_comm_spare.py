@@ -9,11 +9,10 @@ import weakref
 import dask
 import distributed
 import pytest
-from distributed.system import MEMORY_LIMIT
 
 import fastworker
 from fastworker.comm.memory import Memory, bytes_kept, keep_at_most
-from fastworker.comm.spare import MOST_WITHOUT_LIMIT, SpareMemory
+from fastworker.comm.spare import SpareMemory
 
 MIB = 1 << 20
 FRACTIONS = (0.6, 0.7, 0.8, 0.95)
@@ -24,6 +23,12 @@ def nothing_kept():
     keep_at_most(0)
     yield
     keep_at_most(0)
+
+
+@pytest.fixture
+def fifty():
+    with dask.config.set({"fastworker.comm.spare-memory": "50 MiB"}):
+        yield
 
 
 class Process:
@@ -40,19 +45,33 @@ def spare_of(process, limit, fractions=FRACTIONS):
     return SpareMemory(process.memory, limit, fractions)
 
 
-@pytest.mark.parametrize(
-    ("limit", "most"),
-    [
-        (400 * MIB, 20 * MIB),
-        (40 << 30, 2 << 30),
-        (None, min(MEMORY_LIMIT // 20, MOST_WITHOUT_LIMIT)),
-    ],
-)
-def test_how_much(limit, most):
-    process = Process(0)
-    assert spare_of(process, limit).most == most
-    with dask.config.set({"fastworker.comm.spare-memory": "1 MiB"}):
-        assert spare_of(process, limit).most == MIB
+def free_some(nbytes):
+    """What becomes of a piece that nobody uses any more."""
+    Memory(nbytes)
+    return bytes_kept()
+
+
+@pytest.mark.parametrize("limit", [8000 * MIB, None])
+def test_how_much(limit):
+    """A 32nd of what the process takes besides, so that it is little of a job's peak."""
+    process = Process(320 * MIB)
+    spare = spare_of(process, limit)
+    assert spare.measure() == 320 * MIB
+    assert free_some(11 * MIB) == 0
+    for size in (5, 3, 2):
+        free_some(size * MIB)
+    assert bytes_kept() == 10 * MIB
+    assert spare.measure() == 330 * MIB  # it is not counted itself
+    assert free_some(MIB) == 6 * MIB  # the oldest went
+    process.used = 3200 * MIB
+    spare.measure()
+    assert free_some(90 * MIB) == 96 * MIB
+    process.used = 320 * MIB
+    assert spare.measure() == 320 * MIB
+    with dask.config.set({"fastworker.comm.spare-memory": "20 MiB"}):
+        assert spare_of(process, limit).measure() == 320 * MIB
+    assert free_some(21 * MIB) == 0
+    assert free_some(20 * MIB) == 20 * MIB
 
 
 @pytest.mark.parametrize(
@@ -71,12 +90,7 @@ def test_up_to_which_threshold(fractions, full):
     assert spare_of(process, None, fractions).full is None
 
 
-def free_some(nbytes):
-    """What becomes of a piece that nobody uses any more."""
-    Memory(nbytes)
-    return bytes_kept()
-
-
+@pytest.mark.usefixtures("fifty")
 def test_it_is_given_back_when_the_process_grows():
     process = Process(100 * MIB)
     spare = spare_of(process, 1000 * MIB)
@@ -97,6 +111,7 @@ def test_it_is_given_back_when_the_process_grows():
     assert free_some(40 * MIB) == 40 * MIB
 
 
+@pytest.mark.usefixtures("fifty")
 def test_without_a_limit_it_is_all_the_same_how_large_the_process_is():
     process = Process(1 << 50)
     spare = spare_of(process, None)
@@ -105,6 +120,7 @@ def test_without_a_limit_it_is_all_the_same_how_large_the_process_is():
     assert spare.measure() == (1 << 50) + 2 * MIB
 
 
+@pytest.mark.usefixtures("fifty")
 @pytest.mark.parametrize("memory_limit", ["100 MB", "100 GB"])
 def test_a_worker_measures_without_what_is_spare(memory_limit):
     """Both monitors do, and the worker's last one gives all of it back."""
