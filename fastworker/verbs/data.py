@@ -74,7 +74,7 @@ class DataVerbs(Steering):
         """The keys whose data is here."""
         return list(self.data)
 
-    @undisturbed
+    # With no lock held: it may spill
     def update_data(
         self,
         data: Mapping[Key, Any],

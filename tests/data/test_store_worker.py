@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from typing import Any
 
 import distributed
@@ -36,6 +38,14 @@ def make(i: int, nbytes: int = 10 * KIB) -> bytes:
 def first_byte(data: bytes) -> int:
     assert data == data[:1] * len(data)
     return data[0]
+
+
+BEGUN, TOLD = threading.Event(), threading.Event()
+
+
+def end_when_told() -> int:
+    BEGUN.set()
+    return int(TOLD.wait(30))
 
 
 async def settled(store: Store, unless: str = "") -> None:
@@ -119,6 +129,31 @@ async def test_scattered_and_replicated(c: Any, s: Any, a: Any) -> None:
         await c.replicate(futures, workers=[b.address])
         assert len(b.data) == 8 and len(b.data.disk) == 5
         assert [b.data[future.key] for future in futures] == values
+
+
+@spilling
+async def test_threads_go_on_while_what_is_scattered_makes_room(c: Any, s: Any, a: Any) -> None:
+    """A task can end, and its result be stored, while data that comes in pushes other data out."""
+    future = c.submit(end_when_told, key="ends")
+    assert await asyncio.to_thread(BEGUN.wait, 10)
+    stored: list[bool] = []
+
+    class Pushed(Blob):
+        __slots__ = ()
+
+        def __reduce__(self) -> Any:
+            TOLD.set()
+            deadline = time.monotonic() + 10
+            while "ends" not in a.data and time.monotonic() < deadline:
+                time.sleep(0.001)
+            stored.append("ends" in a.data)
+            return Blob, (self.name, self.nbytes)
+
+    a.update_data({"first": Pushed("first", 60 * KIB)})
+    assert not stored
+    a.update_data({"second": Blob("second", 60 * KIB)})
+    assert stored == [True]
+    assert await future == 1
 
 
 @gen_cluster(nthreads=[], config=SPILLING)
