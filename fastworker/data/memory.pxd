@@ -6,6 +6,9 @@ from fastworker.core.values cimport Values
 from fastworker.data.entries cimport Entry
 
 
+cdef int64_t as_weight(object nbytes) except? -1
+
+
 cdef class Memory(Values):
     # Guarded by the GIL, and that is enough, because no change can be seen half done: a change is
     # one stretch of C code in which no thread switch can happen. A switch needs Python code, or a
@@ -44,6 +47,7 @@ cdef class Memory(Values):
     cdef void note_read(self, Entry entry) noexcept
     cdef void renew(self, Entry entry) noexcept
     cdef bint exceeds(self, double limit) noexcept
+    cdef bint lacks_room(self, int64_t nbytes) noexcept
     cdef Entry oldest_idle(self)
     cdef int begin_leaving(self, Entry entry) except -1
     cdef int stay(self, Entry entry) except -1

@@ -170,6 +170,13 @@ cdef class Memory(Values):
         """Whether more has to be spilled than is being spilled."""
         return <double>(self.total - self.total_leaving) > limit
 
+    cdef bint lacks_room(self, int64_t nbytes) noexcept:
+        """Whether something has to be spilled for a value that does not go to disk at once."""
+        return (
+            not self.closed and <double>nbytes <= self.heaviest
+            and self.exceeds(self.limit - <double>nbytes)
+        )
+
     cdef Entry oldest_idle(self):
         """The entry to spill next, or None if there is none."""
         cdef Entry entry
@@ -304,9 +311,9 @@ cdef class Memory(Values):
         """Whether the key is here, in memory or away."""
         return self.holds(key)
 
-    def exceeds_target(self):
-        """Whether something has to be spilled."""
-        return not self.closed and self.exceeds(self.limit)
+    def exceeds_target(self, int64_t room=0):
+        """Whether something has to be spilled, to have room for that many bytes more."""
+        return not self.closed and self.exceeds(self.limit - <double>room)
 
     def move_out(self, Entry entry not None):
         """Spill an entry that `place` said is to leave. Answers and raises as `evict` does."""

@@ -117,8 +117,10 @@ class Store(SpillBuffer):
 
     # --------------------------------------------------------------------------------- spilling
 
-    def settle(self) -> None:
+    def settle(self, room: int = 0) -> None:
         """Spill values, least recently used first, until those in memory are below target.
+
+        And until there is room for that many bytes more.
 
         Stops at the first one that cannot be spilled: it does not pickle, the disk is full, or
         `max_spill` is reached. That is logged, and the value stays in memory. Never raises. To be
@@ -126,9 +128,9 @@ class Store(SpillBuffer):
         theirs.
         """
         self.fast.over_target = False
-        if self.fast.exceeds_target():
+        if self.fast.exceeds_target(room):
             with self._capture_metrics():
-                while self.fast.exceeds_target() and self._spill_oldest() >= 0:
+                while self.fast.exceeds_target(room) and self._spill_oldest() >= 0:
                     pass
 
     def evict(self) -> int:

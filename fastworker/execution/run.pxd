@@ -45,7 +45,8 @@ cdef class Runner:
     cdef bint run_one(self) except -1
     cdef int compute(self) except -1
     cdef bint succeed(self) except -1
-    cdef int spill(self, object span_id, object prefix) except -1
+    cdef int make_room(self) except -1
+    cdef int spill(self, object span_id, object prefix, object room) except -1
     cdef bint fail(self, object error) except -1
     cdef bint end(self, object event) except -1
     cdef bint settle(self, list records, list others) except -1

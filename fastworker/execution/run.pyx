@@ -19,6 +19,7 @@ from fastworker.core.records cimport Run, describe_type
 from fastworker.core.states cimport CANCELLED, MEMORY
 from fastworker.core.task cimport TaskState
 from fastworker.core.values cimport MISSING
+from fastworker.data.memory cimport as_weight
 from fastworker.data.sizes cimport nbytes_of
 from fastworker.execution.engine cimport Engine
 from fastworker.execution.metrics cimport CANCELLED as RUN_FOR_NOTHING
@@ -52,7 +53,7 @@ cdef enum:
     DECIMALS = 7  # of the seconds in a stimulus id, as distributed has them
     TICKS = 10_000_000
 
-cdef double SLOW_READ = 0.005  # seconds; inputs that took longer were read from disk
+cdef double SLOW_DISK = 0.005  # seconds; what took longer to read or to store was on disk, or went there
 cdef str HERE = "execution/run.pyx"  # the file that Cython names in tracebacks
 
 
@@ -229,6 +230,7 @@ cdef class Runner:
             self.value = None
             begin_traceback_with_task(error)
             return self.fail(error)
+        self.make_room()
         return self.succeed()
 
     cdef int compute(self) except -1:
@@ -289,7 +291,7 @@ cdef class Runner:
         cdef double start = wall_clock(), stop
         self.contexts.run(self.read_inputs)
         stop = wall_clock()
-        if stop - start > SLOW_READ:
+        if stop - start > SLOW_DISK:
             self.ts.startstops.append({"action": "disk-read", "start": start, "stop": stop})
         self.began = stop
         self.around = seconds_of(self.extras)
@@ -300,6 +302,24 @@ cdef class Runner:
         data = self.engine.worker.data
         for key in self.absent:
             self.inputs[key] = data[key]
+
+    cdef int make_room(self) except -1:
+        """Spill what the result pushes out of memory, before the scheduler hears of the result.
+
+        It would send more while there is no room. The time it takes is part of what it is told.
+        """
+        cdef double start, stop
+        if (
+            self.engine.memory is None or type(self.nbytes) is not int
+            or not self.engine.memory.lacks_room(as_weight(self.nbytes))
+        ):
+            return 0
+        start = wall_clock()
+        self.spill(self.span_id, self.prefix, self.nbytes)
+        stop = wall_clock()
+        if stop - start > SLOW_DISK:
+            self.ts.startstops.append({"action": "disk-write", "start": start, "stop": stop})
+        return 0
 
     # ------------------------------------------------------------------------- how it ended
 
@@ -369,19 +389,21 @@ cdef class Runner:
             self.engine.tell(watchers, event)
         if self.engine.memory is not None and self.engine.memory.over_target:
             _held = value = event = None  # what is spilled is to make room
-            # Before the scheduler hears of the result, or it would send more while there is no room
-            self.spill(span_id, prefix)
+            # Another thread has taken the room that was made
+            self.spill(span_id, prefix, 0)
         self.engine.after(others, not following)
         return following
 
-    cdef int spill(self, object span_id, object prefix) except -1:
-        """Make room for the result of a task that is over; the time it takes is that task's."""
-        self.contexts.run(self.engine.worker.data.settle)
-        for label, value, unit in self.extras:
+    cdef int spill(self, object span_id, object prefix, object room) except -1:
+        """Spill until that many bytes have room; the time it takes is that of a task just run."""
+        cdef double start = wall_clock()
+        cdef Py_ssize_t own = len(self.extras)  # reports of the task's run, if not measured yet
+        self.contexts.run(partial(self.engine.worker.data.settle, room))
+        for label, value, unit in self.extras[own:]:
             self.metrics.add_extra(span_id, prefix, label, value, unit, SUCCESS)
-        self.extras.clear()
+        del self.extras[own:]
         self.processor = read_clock(CLOCK_THREAD_CPUTIME_ID)
-        self.when = wall_clock()  # of the next task, if there is one
+        self.when += wall_clock() - start  # so that no task's waiting time includes it
         return 0
 
     cdef bint fail(self, object error) except -1:

@@ -11,7 +11,7 @@ from typing import Any
 import distributed
 import pytest
 from dask import config
-from distributed import LocalCluster, Nanny, wait
+from distributed import LocalCluster, Nanny, SchedulerPlugin, wait
 from distributed.spill import SpillBuffer
 from distributed.utils_test import gen_cluster
 from store_values import Blob
@@ -154,6 +154,39 @@ async def test_threads_go_on_while_what_is_scattered_makes_room(c: Any, s: Any, 
     a.update_data({"second": Blob("second", 60 * KIB)})
     assert stored == [True]
     assert await future == 1
+
+
+class SlowToPickle(Blob):
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        time.sleep(0.02)
+        return Blob, (self.name, self.nbytes)
+
+
+class StartStops(SchedulerPlugin):
+    """The actions that the scheduler has heard of with each result, and what was here then."""
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+        self.actions: dict[Any, list[str]] = {}
+
+    def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
+        if finish == "memory":
+            self.actions[key] = [each["action"] for each in kwargs.get("startstops", ())]
+
+
+@spilling
+async def test_task_stream_shows_that_a_result_pushes_others_out(c: Any, s: Any, a: Any) -> None:
+    """The scheduler hears of it with the result, as with distributed's worker."""
+    plugin = StartStops(a)
+    s.add_plugin(plugin)
+    first = c.submit(SlowToPickle, "x", 60 * KIB, key="pushed")
+    await wait(first)
+    second = c.submit(Blob, "y", 60 * KIB, key="pushes")
+    await wait(second)
+    assert plugin.actions == {"pushed": ["compute"], "pushes": ["disk-write", "compute"]}
+    assert a.state.tasks["pushes"].startstops[0]["stop"] > 0
 
 
 @gen_cluster(nthreads=[], config=SPILLING)
