@@ -64,10 +64,18 @@ def _share(value: Any) -> float:
     return float(value)
 
 
+def _without_number(value: Any) -> bool:
+    """Whether it is text without a digit, such as that of an empty environment variable.
+
+    Dask takes "" for one byte.
+    """
+    return isinstance(value, str) and not any(map(str.isdigit, value))
+
+
 def _seconds(value: Any) -> float:
     try:
-        seconds = float(parse_timedelta(value))
-    except (TypeError, ValueError, KeyError, AttributeError):
+        seconds = -1.0 if _without_number(value) else float(parse_timedelta(value))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         seconds = -1.0
     if isinstance(value, bool) or not 0 < seconds < float("inf"):
         raise ValueError("a time above 0, such as '5 ms'")
@@ -76,7 +84,7 @@ def _seconds(value: Any) -> float:
 
 def _nbytes(value: Any) -> int:
     try:
-        nbytes = int(parse_bytes(value))
+        nbytes = -1 if _without_number(value) else int(parse_bytes(value))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         nbytes = -1
     if isinstance(value, bool) or nbytes < 0:

@@ -86,6 +86,10 @@ def test_somebody_elses_backend_stays(caplog):
         ("fastworker.comm.max-frames", 0),
         ("fastworker.comm.max-frames", "many"),
         ("fastworker.comm.max-message-bytes", "many"),
+        ("fastworker.comm.max-message-bytes", ""),  # Dask takes it for one byte
+        ("fastworker.comm.max-message-bytes", "B"),
+        ("fastworker.comm.stall-timeout", " "),
+        ("fastworker.comm.stall-timeout", "1e400"),
         ("fastworker.comm.stall-timeout", "soon"),
         ("fastworker.comm.stall-timeout", 0),
         ("fastworker.comm.write-buffer", None),
