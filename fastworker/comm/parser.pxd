@@ -65,3 +65,4 @@ cdef class Parser:
     cdef int end_frame(self) except -1
     cdef int end_message(self) except -1
     cdef int refuse(self, str why) except -1
+    cdef int refuse_size(self, str what) except -1

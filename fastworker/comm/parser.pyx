@@ -40,6 +40,10 @@ class FrameError(Exception):
     """What a peer sent is not a message, or one above the limits; the text says why."""
 
 
+class MessageTooLarge(FrameError):
+    """A message of more bytes than ``fastworker.comm.max-message-bytes``."""
+
+
 cdef class Parser:
     """Takes bytes as they come, hands out messages: lists of frames.
 
@@ -189,11 +193,14 @@ cdef class Parser:
         if self.count == 0:
             self.refuse("a message without frames")
         if self.count > self.max_frames:
-            self.refuse(f"{self.count} frames in one message, more than {self.max_frames}")
+            self.refuse(
+                f"{self.count} frames in one message, more than {self.max_frames} "
+                "(fastworker.comm.max-frames)"
+            )
         if self.head_nbytes < WORD * (self.count + 1):
             self.refuse(f"a head of {self.head_nbytes} bytes for {self.count} lengths of frames")
         if self.head_nbytes - WORD * (self.count + 1) > self.max_nbytes:
-            self.refuse(f"a head of {self.head_nbytes} bytes, more than {self.max_nbytes}")
+            self.refuse_size(f"a head of {self.head_nbytes} bytes")
         return 0
 
     cdef int add_length(self, uint64_t nbytes) except -1:
@@ -202,10 +209,7 @@ cdef class Parser:
         cdef uint64_t* items
         self.have = 0
         if nbytes > self.max_nbytes or self.nbytes + nbytes > self.max_nbytes:
-            self.refuse(
-                f"frames of {self.nbytes + nbytes} bytes in one message, "
-                f"more than {self.max_nbytes}"
-            )
+            self.refuse_size(f"frames of {self.nbytes + nbytes} bytes in one message")
         self.nbytes += nbytes
         if lengths.n == lengths.capacity:
             capacity = max(FEW_LENGTHS, 2 * lengths.capacity)
@@ -317,3 +321,10 @@ cdef class Parser:
         self.state = BROKEN
         self.frames = []
         raise FrameError(why)
+
+    cdef int refuse_size(self, str what) except -1:
+        self.state = BROKEN
+        self.frames = []
+        raise MessageTooLarge(
+            f"{what}, more than {self.max_nbytes} (fastworker.comm.max-message-bytes)"
+        )

@@ -29,6 +29,7 @@ from distributed.worker_state_machine import (
     TaskErredMsg,
 )
 
+from fastworker.comm.parser import MessageTooLarge
 from fastworker.logs import get_logger
 
 logger = logging.getLogger("distributed.worker")
@@ -40,9 +41,12 @@ ASK_AGAIN_AFTER = 0.15
 
 
 class NotMade(Exception):
-    """Unpickling a result raised an error that looks like one of the connection."""
+    """A result cannot be had, for a reason that looks as if the connection broke.
 
-    def __init__(self, cause: OSError | EOFError) -> None:
+    Unpickling it raised OSError or EOFError, or it is larger than a message may be.
+    """
+
+    def __init__(self, cause: OSError | EOFError | MessageTooLarge) -> None:
         super().__init__(cause)
         self.cause = cause
 
@@ -240,6 +244,8 @@ class Fetching:
         except CommClosedError as error:
             if isinstance(error.__context__, EOFError):  # so say comms that found that in a pickle
                 raise NotMade(error.__context__) from error
+            if isinstance(error.__cause__, MessageTooLarge):
+                raise NotMade(error.__cause__) from error
             raise
         except OSError as error:
             raise NotMade(error) from error

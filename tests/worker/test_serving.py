@@ -28,6 +28,7 @@ from worker_clusters import cluster, gate, heard, until
 
 import fastworker
 from fastworker.comm import use
+from fastworker.comm.parser import MessageTooLarge
 
 native = cluster(config={"fastworker.comm.transport": "native"})
 
@@ -307,6 +308,20 @@ async def test_what_cannot_travel_is_an_error_of_the_tasks_that_need_it(c, s, a,
     await until(lambda: "x" not in b.state.tasks)
     assert await c.submit(inc, x=1, workers=[a.address]) == 2
     assert await c.submit(inc, 2, workers=[b.address]) == 3
+
+
+@cluster(
+    config={"fastworker.comm.transport": "native", "fastworker.comm.max-message-bytes": "1 MiB"}
+)
+async def test_what_is_larger_than_a_message_may_be(c, s, a, b):
+    """It is not asked for again, as if the network had failed."""
+    sizes = [700_000, 700_000, 5_000_000]
+    xs = c.map(bytes, sizes, workers=[a.address])
+    await distributed.wait(xs)
+    ys = c.map(len, xs, workers=[b.address])
+    assert await c.gather(ys[:2]) == sizes[:2]  # too large together, so they come one by one
+    with pytest.raises(MessageTooLarge, match=r"5000... bytes.*fastworker.comm.max-message-bytes"):
+        await ys[2]
 
 
 @native
