@@ -38,7 +38,10 @@ class Nanny(distributed.Nanny):
         # waits, and says so.
         waiting = asyncio.create_task(
             say_what_it_waits_for(
-                logger, self.scheduler.address, lambda: self.rpc._n_connecting > 0
+                logger,
+                self.scheduler.address,
+                self.connection_args,
+                lambda: self.rpc._n_connecting > 0,
             )
         )
         try:

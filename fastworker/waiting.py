@@ -7,32 +7,43 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from distributed.comm import get_address_host_port
+from distributed.comm import connect, get_address_host_port
 
-#: Seconds until the first line, and from each line to the next.
-FIRST, NEXT = 1.0, 60.0
+#: Seconds until it looks why, from there to the first line, and from each line to the next look.
+LOOK, ANSWER, NEXT = 0.5, 0.5, 60.0
 
 
 async def say_what_it_waits_for(
-    logger: logging.Logger, address: str, waits: Callable[[], bool] = lambda: True
+    logger: logging.Logger,
+    address: str,
+    connection_args: Mapping[str, Any],
+    waits: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Log after a second, and then every minute, that no scheduler has answered yet.
+    """Log after a second, and then every minute, that no scheduler has answered yet, and why.
 
-    Runs until it is cancelled; says nothing while ``waits`` returns False.
+    Runs until it is cancelled; says nothing while ``waits`` returns False. ``connection_args`` are
+    those of the waiting server's own connections.
     """
-    pause = FIRST
+    pause = LOOK
     while True:
         await asyncio.sleep(pause)
         if waits():
-            reason = await _unknown_host(address)
+            reason, _ = await asyncio.gather(
+                _reason(address, connection_args), asyncio.sleep(ANSWER)
+            )
             logger.warning("Still waiting for a scheduler at %s%s", address, reason)
             pause = NEXT
 
 
-async def _unknown_host(address: str) -> str:
-    """ ": unknown host NAME" if the host of an address has no address itself, otherwise ""."""
+async def _reason(address: str, connection_args: Mapping[str, Any]) -> str:
+    """What comes of a connection to an address, with ": " before it; "" if nothing is known.
+
+    Servers of distributed try again without a word, whatever it is: certificates that the other
+    side does not accept, as well as a port where nobody listens.
+    """
     try:
         host, port = get_address_host_port(address)
         await asyncio.get_running_loop().getaddrinfo(host, port)
@@ -40,6 +51,14 @@ async def _unknown_host(address: str) -> str:
         return f": unknown host {host}"
     except (OSError, ValueError):  # no protocol over IP, for example
         pass
+    try:
+        comm = await connect(address, timeout=ANSWER, **connection_args)
+    except OSError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return f": {cause}" if str(cause) else ""
+    comm.abort()
     return ""
 
 
@@ -52,7 +71,7 @@ def saying_that_it_waits_for_file(logger: logging.Logger, path: str) -> Iterator
     found = threading.Event()
 
     def say() -> None:
-        pause = FIRST
+        pause = LOOK + ANSWER
         while not found.wait(pause):
             logger.warning("Still waiting for a scheduler, which is to write %s", path)
             pause = NEXT

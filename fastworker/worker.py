@@ -194,7 +194,9 @@ class Worker(
         await self.start()
 
     async def _register_with_scheduler(self) -> None:
-        waiting = asyncio.create_task(say_what_it_waits_for(logger, self.scheduler.address))
+        waiting = asyncio.create_task(
+            say_what_it_waits_for(logger, self.scheduler.address, self.connection_args)
+        )
         try:
             await super()._register_with_scheduler()
         finally:

@@ -53,7 +53,7 @@ cdef enum:
     DECIMALS = 7  # of the seconds in a stimulus id, as distributed has them
     TICKS = 10_000_000
 
-cdef double SLOW_DISK = 0.005  # seconds; what took longer to read or to store was on disk, or went there
+cdef double SLOW_DISK = 0.005  # seconds; what took longer was read from disk or written there
 cdef str HERE = "execution/run.pyx"  # the file that Cython names in tracebacks
 
 

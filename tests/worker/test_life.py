@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from unittest import mock
 import dask
 import distributed
 import pytest
+from certificates import Authority
 from dask.utils_test import inc
 from distributed.comm import CommClosedError, connect
 from distributed.core import Status
@@ -63,13 +65,56 @@ async def test_a_preload_may_configure_the_scheduler(s):
         assert fastworker.Worker("host:2", preload=tls).scheduler_address == "tcp://host:2"
 
 
+@pytest.mark.parametrize(
+    "of_scheduler, of_worker, protocol, reason",
+    [
+        ("ours", "other", "tls", "unknown ca"),
+        ("ours", None, "tcp", "reset|closed"),
+        (None, "ours", "tls", "WRONG_VERSION_NUMBER|wrong version number"),
+    ],
+)
+@gen_test()
+async def test_it_says_why_there_is_no_connection(
+    tmp_path, of_scheduler, of_worker, protocol, reason
+):
+    """The certificates, most often. distributed's worker tries again without a word."""
+
+    def security(issuer):
+        if issuer is None:
+            return None
+        cert, key = map(str, authorities[issuer].issue())
+        ca_file = str(authorities["ours"].ca_file)
+        files = {
+            f"tls_{r}_{kind}": f
+            for r in ("scheduler", "worker")
+            for kind, f in (("cert", cert), ("key", key))
+        }
+        return distributed.Security(tls_ca_file=ca_file, require_encryption=True, **files)
+
+    authorities = {}
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+        authorities[name] = Authority(tmp_path / name, name)
+    served = {"security": security(of_scheduler), "protocol": "tls"} if of_scheduler else {}
+    async with distributed.Scheduler(
+        port=0, host="127.0.0.1", dashboard=False, **served
+    ) as scheduler:
+        address = f"{protocol}://{scheduler.address.partition('://')[2]}"
+        worker = fastworker.Worker(address, security=security(of_worker), death_timeout="2.5s")
+        with captured_logger("distributed.worker", level=logging.WARNING) as log:
+            with pytest.raises(asyncio.TimeoutError):
+                await worker
+    (line,) = [line for line in log.getvalue().splitlines() if "Still waiting" in line]
+    assert re.search(f"^Still waiting for a scheduler at {address}: .*({reason})", line)
+
+
 @gen_test()
 async def test_it_says_that_it_waits_for_the_scheduler():
     worker = fastworker.Worker("tcp://127.0.0.1:1", death_timeout="1.5s")
     with captured_logger("distributed.worker", level=logging.WARNING) as log:
         with pytest.raises(asyncio.TimeoutError):
             await worker
-    assert log.getvalue().count("Still waiting for a scheduler at tcp://127.0.0.1:1\n") == 1
+    assert log.getvalue().count("Still waiting for a scheduler at tcp://127.0.0.1:1: ") == 1
     assert "_say_what_it_waits_for" not in repr(asyncio.all_tasks())
 
 
