@@ -6,6 +6,8 @@ import threading
 from collections.abc import Hashable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from distributed.spans import CONTEXTS_WITH_SPAN_ID
+
 from fastworker import prometheus
 from fastworker.core import WorkerState
 from fastworker.execution.metrics import ExecuteMetrics
@@ -39,7 +41,7 @@ class Metrics:
         state: Any  # WorkerState, or distributed's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.execute_metrics = ExecuteMetrics(points=Digest is not None)
+        self.execute_metrics = ExecuteMetrics(durations=Digest is not None)
         # Guards what is written to the four mappings, by whoever looks (any thread) and by
         # digest_metric (mostly the event loop). Reentrant, since an object that is let go on the
         # way may look too; it finds what there is (see _drain).
@@ -81,9 +83,16 @@ class Metrics:
                 self._draining = False
 
     def digest_metric(self, name: Hashable, value: float) -> None:
-        """Add a value to the figures of that name."""
+        """Add a value to the figures of that name.
+
+        Quantiles are kept of all but the names that carry the id of a span: a `Digest` takes 24 kB,
+        and an idle cluster begins a new span with the next task. Nothing in distributed looks at
+        the quantiles of those; a worker's page of counters fails to load where there are any, as
+        their names are tuples.
+        """
+        of_a_span = isinstance(name, tuple) and name[0] in CONTEXTS_WITH_SPAN_ID
         with self._metrics_lock:
-            if self._digests is not None:
+            if self._digests is not None and not of_a_span:
                 self._digests[name].add(value)
             self._digests_total[name] += value
             self._digests_total_since_heartbeat[name] += value
@@ -91,7 +100,7 @@ class Metrics:
 
     @property
     def digests(self) -> MutableMapping[Hashable, Any] | None:
-        """Quantiles by name; None unless crick is installed."""
+        """Quantiles by name, but for names of a span; None unless crick is installed."""
         self._drain()
         return self._digests
 

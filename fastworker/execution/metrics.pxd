@@ -42,13 +42,6 @@ cdef struct Sample:
     long long read_bytes  # how many bytes these weigh
     long long read_largest  # how many bytes the heaviest of them weighs
 
-cdef struct Point:
-    void* row  # borrowed from `ExecuteMetrics.rows`; NULL: a task's duration
-    double value
-    double weight
-    int figure
-
-
 cdef class Row:
     # What all tasks of one span and prefix added up to since the last drain.
     cdef readonly object span_id  # str or None
@@ -72,10 +65,10 @@ cdef class ExecuteMetrics:
     cdef Row last  # the row that was used last, or None; it is in `rows`
     cdef list reports  # (span_id, prefix, label, unit, value) of what tasks reported by themselves
     cdef long long tasks[N_OUTCOMES]  # ever
-    cdef readonly long long dropped  # points that found no room, ever
+    cdef readonly long long dropped  # durations that found no room, ever
 
-    cdef Point* points  # NULL: nobody wants them
-    cdef int n_points
+    cdef double* durations  # of tasks that did not fail, in seconds; NULL: nobody wants them
+    cdef int n_durations
     cdef int capacity
     cdef bint asked  # `wake` has been called since the last drain
     cdef public object wake  # callable without arguments, or None
@@ -88,7 +81,6 @@ cdef class ExecuteMetrics:
 
     cdef Row find(self, object span_id, object prefix)
     cdef void count(self, Row row, Sample* s, Outcome outcome) noexcept
-    cdef void point(self, void* row, int figure, double value, double weight) noexcept
     cdef int ask(self) except -1
 
 

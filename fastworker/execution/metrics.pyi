@@ -12,7 +12,7 @@ class Row:
 
 class ExecuteMetrics:
     wake: Callable[[], object] | None
-    def __init__(self, points: bool = False) -> None: ...
+    def __init__(self, durations: bool = False) -> None: ...
     def record(
         self,
         span_id: str | None,

@@ -8,14 +8,14 @@ its span and prefix; `ExecuteMetrics.drain` enters the sums under the names that
 from cpython.array cimport array, clone
 from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport PyObject
-from libc.stdlib cimport free, malloc, qsort
+from libc.stdlib cimport free, malloc
 
 from fastworker.logs import get_logger
 
 logger = get_logger("execution")
 
 cdef enum:
-    MAX_POINTS = 1 << 16
+    MAX_DURATIONS = 1 << 16
     MANY_REPORTS = 4096
 
 #: (label, unit) of every figure of a row
@@ -65,14 +65,6 @@ cdef void split(
     s.other = max(0.0, elapsed)
 
 
-cdef int compare(const void* left, const void* right) noexcept nogil:
-    cdef const Point* a = <const Point*>left
-    cdef const Point* b = <const Point*>right
-    if a.row != b.row:
-        return -1 if a.row < b.row else 1
-    return a.figure - b.figure
-
-
 cdef inline bint is_of(Row row, object span_id, object prefix) noexcept:
     """Whether it is the row of that span and prefix, as far as a glance can tell."""
     if row.prefix is not prefix:
@@ -97,22 +89,22 @@ cdef class ExecuteMetrics:
 
     Parameters
     ----------
-    points: bool
-        Keep single values too, for quantiles. At most 65536 of them are kept between two drains;
-        those that find no room are missing from the quantiles, but not from sums and maxima.
+    durations: bool
+        Keep the duration of each task too, for the quantiles of "task-duration". At most 65536 of
+        them are kept between two drains; those that find no room are missing from the quantiles.
     """
 
-    def __cinit__(self, bint points=False):
+    def __cinit__(self, bint durations=False):
         self.rows = {}
         self.reports = []
-        if points:
-            self.points = <Point*>malloc(MAX_POINTS * sizeof(Point))
-            if self.points == NULL:
+        if durations:
+            self.durations = <double*>malloc(MAX_DURATIONS * sizeof(double))
+            if self.durations == NULL:
                 raise MemoryError
-            self.capacity = MAX_POINTS
+            self.capacity = MAX_DURATIONS
 
     def __dealloc__(self):
-        free(self.points)
+        free(self.durations)
 
     # From the threads
 
@@ -125,7 +117,7 @@ cdef class ExecuteMetrics:
             self.count(self.last, s, outcome)
         else:
             self.count(self.find(span_id, prefix), s, outcome)
-        if self.n_points >= self.capacity // 2 and not self.asked and self.capacity:
+        if self.n_durations >= self.capacity // 2 and not self.asked and self.capacity:
             self.ask()
         return 0
 
@@ -194,8 +186,6 @@ cdef class ExecuteMetrics:
             self.rows.setdefault(span_id, {}).setdefault(prefix, Row(span_id, prefix))
 
     cdef void count(self, Row row, Sample* s, Outcome outcome) noexcept:
-        cdef int figure
-        cdef double rest
         if s.read_count:
             if not row.read_count:
                 come_up(row, READS)
@@ -213,38 +203,12 @@ cdef class ExecuteMetrics:
             grow(row, OTHER, s.other)
         else:
             grow(row, FAILED_SECONDS if outcome == FAILED else CANCELLED_SECONDS, s.elapsed)
-        if not self.capacity:
-            return
-
-        if s.read_count:
-            self.point(<void*>row, READ_COUNT, 1.0, <double>s.read_count)
-            self.point(<void*>row, READ_BYTES, <double>s.read_largest, 1.0)
-            if s.read_count > 1:
-                # Single weights are not known: the rest as so many of equal weight
-                rest = <double>(s.read_bytes - s.read_largest)
-                self.point(
-                    <void*>row, READ_BYTES, rest / <double>(s.read_count - 1),
-                    <double>(s.read_count - 1),
-                )
-        if outcome == SUCCESS:
-            self.point(<void*>row, THREAD_CPU, s.thread_cpu, 1.0)
-            self.point(<void*>row, THREAD_NONCPU, s.thread_noncpu, 1.0)
-            self.point(<void*>row, EXECUTOR, s.executor, 1.0)
-            self.point(<void*>row, OTHER, s.other, 1.0)
-        else:
-            figure = FAILED_SECONDS if outcome == FAILED else CANCELLED_SECONDS
-            self.point(<void*>row, figure, s.elapsed, 1.0)
-        if outcome != FAILED and s.duration >= 0.0:
-            self.point(NULL, 0, s.duration, 1.0)
-
-    cdef void point(self, void* row, int figure, double value, double weight) noexcept:
-        cdef Point* p
-        if self.n_points == self.capacity:
-            self.dropped += 1
-            return
-        p = &self.points[self.n_points]
-        self.n_points += 1
-        p.row, p.figure, p.value, p.weight = row, figure, value, weight
+        if self.capacity and outcome != FAILED and s.duration >= 0.0:
+            if self.n_durations == self.capacity:
+                self.dropped += 1
+            else:
+                self.durations[self.n_durations] = s.duration
+                self.n_durations += 1
 
     cdef int ask(self) except -1:
         """Have somebody drain, before there is no room left."""
@@ -274,21 +238,22 @@ cdef class ExecuteMetrics:
         total, since_heartbeat, largest: MutableMapping
             ``digests_total``, ``digests_total_since_heartbeat`` and ``digests_max``.
         digests: MutableMapping or None
-            ``digests``: makes a ``distributed.counter.Digest`` for a name it does not have.
+            ``digests``: makes a ``distributed.counter.Digest`` for a name it does not have. Only
+            "task-duration" is entered there, for the reason that `Metrics.digest_metric` gives.
 
         The mappings are the caller's to guard.
         """
         cdef Row row
         cdef dict rows, fresh = {}
         cdef list reports, none = []
-        cdef Point* points = NULL
-        cdef Point* old = NULL
-        cdef int n_points = 0
+        cdef double* fresh_durations = NULL
+        cdef double* durations = NULL
+        cdef int n_durations = 0
         cdef dict by_prefix, by_row = {}
 
         if self.capacity:
-            points = <Point*>malloc(MAX_POINTS * sizeof(Point))
-            if points == NULL:
+            fresh_durations = <double*>malloc(MAX_DURATIONS * sizeof(double))
+            if fresh_durations == NULL:
                 raise MemoryError
         # From here to the next comment no other thread comes in between: nothing is allocated,
         # and all that is let go has another owner.
@@ -296,26 +261,26 @@ cdef class ExecuteMetrics:
         reports, self.reports = self.reports, none
         self.last = None
         if self.capacity:
-            old, self.points = self.points, points
-            n_points, self.n_points = self.n_points, 0
+            durations, self.durations = self.durations, fresh_durations
+            n_durations, self.n_durations = self.n_durations, 0
         self.asked = False
         # What there was is ours alone now.
 
         try:
-            if digests is not None and n_points:
-                enter_points(digests, old, n_points)
+            if digests is not None and n_durations:
+                enter_durations(digests, durations, n_durations)
         finally:
-            free(old)
+            free(durations)
         for report in reports:
             by_row.setdefault(report[:2], []).append(report)
         for by_prefix in rows.values():
             for row in by_prefix.values():
                 enter_row(
                     row, by_row.pop((row.span_id, row.prefix), ()),
-                    total, since_heartbeat, largest, digests,
+                    total, since_heartbeat, largest,
                 )
         for rest in by_row.values():
-            enter_reports(rest, total, since_heartbeat, largest, digests)
+            enter_reports(rest, total, since_heartbeat, largest)
 
 
 cdef inline void grow(Row row, int figure, double value) noexcept:
@@ -339,13 +304,11 @@ cdef int enter(
 
 
 cdef int enter_reports(
-    object reports, object total, object since_heartbeat, object largest, object digests
+    object reports, object total, object since_heartbeat, object largest
 ) except -1:
     for span_id, prefix, label, unit, value in reports:
         name = ("execute", span_id, prefix, label, unit)
         try:
-            if digests is not None:
-                digests[name].add(value)
             enter(name, value, value, total, since_heartbeat, largest)
         except Exception:
             # It is the task's, and no reason to lose what others have counted
@@ -354,7 +317,7 @@ cdef int enter_reports(
 
 
 cdef int enter_row(
-    Row row, object reports, object total, object since_heartbeat, object largest, object digests
+    Row row, object reports, object total, object since_heartbeat, object largest
 ) except -1:
     """All of a row, new names in the order in which a ledger would have brought them."""
     cdef tuple head = ("execute", row.span_id, row.prefix)
@@ -363,7 +326,7 @@ cdef int enter_row(
     for i in range(row.n_groups):
         if row.groups[i] != READS and not reported:
             # Where a task that reads its inputs reports before it ends
-            enter_reports(reports, total, since_heartbeat, largest, digests)
+            enter_reports(reports, total, since_heartbeat, largest)
             reported = True
         if row.groups[i] == READS:
             enter(
@@ -389,27 +352,11 @@ cdef int enter_row(
     return 0
 
 
-cdef int enter_points(object digests, Point* points, int n_points) except -1:
-    """Give the values of each figure of each row to its digest, all at once."""
-    cdef int start = 0, stop, i
-    cdef array values, weights
-    cdef Row row
-    qsort(points, n_points, sizeof(Point), compare)
-    while start < n_points:
-        stop = start + 1
-        while stop < n_points and compare(&points[start], &points[stop]) == 0:
-            stop += 1
-        values = clone(DOUBLES, stop - start, False)
-        weights = clone(DOUBLES, stop - start, False)
-        for i in range(stop - start):
-            values.data.as_doubles[i] = points[start + i].value
-            weights.data.as_doubles[i] = points[start + i].weight
-        if points[start].row == NULL:
-            name = "task-duration"
-        else:
-            row = <Row>points[start].row
-            name = ("execute", row.span_id, row.prefix, *LABELS[points[start].figure])
-        # The youngest component takes new values, as in Digest.update, which takes no weights
-        digests[name].components[0].update(values, weights)
-        start = stop
+cdef int enter_durations(object digests, double* durations, int n) except -1:
+    """Give them all to their digest at once."""
+    cdef int i
+    cdef array values = clone(DOUBLES, n, False)
+    for i in range(n):
+        values.data.as_doubles[i] = durations[i]
+    digests["task-duration"].update(values)
     return 0
