@@ -33,7 +33,8 @@ CYCLES_OF_A_CLIENT = 5
 OPTIONS = ["--nanny", "--nthreads", "2", "--memory-limit", "500 MB"]
 CONFIG = {
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.02",  # 10 MB: large results are spilled
-    "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "1000",  # so that logs are full soon
+    # So that logs are full soon. The slowest are those of the profiler: a tree of stacks a second
+    "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100",
 }
 PATIENCE = 120.0
 """Seconds after which something that does not happen is an error."""
