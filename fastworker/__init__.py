@@ -1,21 +1,24 @@
 """A Cython-accelerated worker for Dask clusters.
 
 ``fastworker.Worker`` stands wherever ``distributed.Worker`` does. Importing this package is
-cheap: ``distributed`` and the compiled modules load when ``Worker`` is first asked for.
+cheap: ``distributed`` and the compiled modules load when ``Worker`` is first asked for, and the
+subpackages ``comm``, ``core`` and ``scheduler`` when they are.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastworker._version import __version__
 
 if TYPE_CHECKING:
+    from fastworker import comm, core, scheduler
     from fastworker.nanny import Nanny
     from fastworker.worker import Worker, shutdown
 
-__all__ = ["Nanny", "Worker", "__version__", "shutdown"]
+__all__ = ["Nanny", "Worker", "__version__", "comm", "core", "scheduler", "shutdown"]
 
 _MODULES = {
     "Nanny": "fastworker.nanny",
@@ -23,12 +26,18 @@ _MODULES = {
     "shutdown": "fastworker.worker",
 }
 
+_SUBPACKAGES = ("comm", "core", "scheduler")
+
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'fastworker' has no attribute {name!r}")
+    if name in _SUBPACKAGES:
+        return import_module(f"fastworker.{name}")
+    raise AttributeError(
+        f"module 'fastworker' has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+    )
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

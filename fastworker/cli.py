@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import errno
 import functools
 import logging
@@ -23,7 +24,16 @@ logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "fastworker.Worker"
 
-EPILOG = "'fastworker demo' starts a small cluster on this machine and shows it at work."
+HELP = "'fastworker --help' lists the options"
+
+EPILOG = """
+'fastworker demo' starts a small cluster on this machine, runs real work on it and compares it with
+stock workers.
+
+The options are those of 'dask worker': https://docs.dask.org/en/stable/deploying-cli.html.
+The README and docs/ in fastworker's source say what is different. Settings are under 'fastworker'
+in Dask's configuration; fastworker/fastworker.yaml in the installed package explains each.
+"""
 
 
 def worker_command() -> click.Command:
@@ -37,7 +47,7 @@ def worker_command() -> click.Command:
         callback=_start_workers(stock.callback),
         help="Start fastworker workers that join a Dask scheduler.",
         epilog=EPILOG,
-        context_settings=stock.context_settings,
+        context_settings={**stock.context_settings, "help_option_names": ["-h", "--help"]},
     )
     return click.version_option(__version__, prog_name="fastworker")(command)
 
@@ -120,9 +130,9 @@ def _check_scheduler(options: dict[str, Any]) -> None:
     if not address:
         raise click.ClickException(
             "no scheduler given; name one like 'fastworker tcp://10.0.0.1:8786', "
-            "or use --scheduler-file"
+            f"or use --scheduler-file; {HELP}"
         )
-    example = "expected one like tcp://10.0.0.1:8786"
+    example = f"expected one like tcp://10.0.0.1:8786; {HELP}"
     if any(letter.isspace() for letter in address):
         raise click.ClickException(f"{address!r} is no address of a scheduler; {example}")
     scheme = address.partition("://")[0] if "://" in address else None
@@ -142,10 +152,10 @@ def _check_scheduler(options: dict[str, Any]) -> None:
 
 def _check_values(options: dict[str, Any]) -> None:
     """Name the option where distributed would only say what Python makes of its value."""
-    from distributed.utils import import_term, parse_ports
+    from distributed.utils import parse_ports
 
     parsers: dict[str, Callable[[str], object]] = {
-        "worker_class": import_term,
+        "worker_class": _parse_worker_class,
         "n_workers": lambda text: text == "auto" or int(text),
         "worker_port": parse_ports,
         "nanny_port": parse_ports,
@@ -160,9 +170,26 @@ def _check_values(options: dict[str, Any]) -> None:
             continue
         try:
             parse(value)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             option = "nworkers" if name == "n_workers" else name.replace("_", "-")
             raise click.ClickException(f"--{option} {value}: {error}") from error
+
+
+def _parse_worker_class(path: str) -> None:
+    from distributed import Nanny
+    from distributed.utils import import_term
+
+    try:
+        found = import_term(path)
+    except AttributeError as error:
+        alike = difflib.get_close_matches(error.name or "", dir(error.obj), 1)
+        raise AttributeError(
+            f"{error}" + "".join(f"; did you mean {a!r}?" for a in alike)
+        ) from None
+    if isinstance(found, type) and issubclass(found, Nanny):
+        raise TypeError(
+            f"that is a nanny; use {WORKER_CLASS}, the nanny comes by itself (--no-nanny for none)"
+        )
 
 
 def _parse_time(text: str) -> None:

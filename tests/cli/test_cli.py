@@ -190,8 +190,9 @@ def test_version(entry):
     assert done.stdout == f"fastworker, version {fastworker.__version__}\n"
 
 
-def test_help():
-    done = run("--help")
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(option):
+    done = run(option)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: fastworker [OPTIONS] [SCHEDULER]")
     assert "fastworker.Worker" in done.stdout
@@ -209,7 +210,9 @@ def test_it_has_the_options_of_dask_worker():
         assert same_default is (name != "worker_class")
     assert ours["worker_class"].default == "fastworker.Worker"
     assert theirs["worker_class"].default == "dask.distributed.Worker"
-    assert worker_command().context_settings == dask_worker.context_settings
+    ours_settings = worker_command().context_settings
+    assert ours_settings.pop("help_option_names") == ["-h", "--help"]
+    assert ours_settings == dask_worker.context_settings
 
 
 def test_demo_is_a_command_of_its_own(monkeypatch):
@@ -243,12 +246,22 @@ def test_demo_is_a_command_of_its_own(monkeypatch):
         ([], "no scheduler given; name one like 'fastworker tcp://10.0.0.1:8786', or use --sch"),
         ([""], "no scheduler given"),
         (["foo bar"], "'foo bar' is no address of a scheduler; expected one like tcp://10.0.0.1"),
+        (["help"], "'help' is no address of a scheduler .*; 'fastworker --help' lists the options"),
         (["tcp://10.0.0.1"], r"is no address of a scheduler \(missing port number in address"),
         (["tcp://10.0.0.1:x"], "'tcp://10.0.0.1:x' is no address of a scheduler"),
         (["tcp://:8786"], "'tcp://:8786' names no host"),
         (["pigeon://host:1"], r"is no address of a scheduler \(unknown address scheme 'pigeon'"),
         ([NOBODY, "--worker-class", "nope.Worker"], "--worker-class nope.Worker: No module named"),
         ([NOBODY, "--worker-class", "fastworker.Nope"], "--worker-class fastworker.Nope: module"),
+        (
+            [NOBODY, "--worker-class", "fastworker.Wroker"],
+            "--worker-class fastworker.Wroker: .*no attribute 'Wroker'; did you mean 'Worker'?",
+        ),
+        (
+            [NOBODY, "--worker-class", "fastworker.Nanny"],
+            "--worker-class fastworker.Nanny: that is a nanny; use fastworker.Worker, the nanny",
+        ),
+        ([NOBODY, "--worker-class", "distributed.Nanny"], "use fastworker.Worker, the nanny"),
         ([NOBODY, "--nworkers", "some"], "--nworkers some: invalid literal for int"),
         ([NOBODY, "--worker-port", "x"], "--worker-port x: invalid literal for int"),
         ([NOBODY, "--nanny-port", "x:y"], "--nanny-port x:y: invalid literal for int"),
