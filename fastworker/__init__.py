@@ -24,6 +24,10 @@ _MODULES = {
     "Nanny": "fastworker.nanny",
     "Worker": "fastworker.worker",
     "shutdown": "fastworker.worker",
+    # What Dask looks for with `--preload fastworker`, which means the one module that can be
+    # preloaded.
+    "dask_setup": "fastworker.scheduler",
+    "dask_teardown": "fastworker.scheduler",
 }
 
 _SUBPACKAGES = ("comm", "core", "scheduler")

@@ -189,7 +189,7 @@ def _progress(console: Console, counted: bool) -> Progress:
 
 def _show(console: Console, stages: list[Stage], cluster: Cluster, timeout: float) -> None:
     """Run every stage once, to be watched; that warms up the cluster too."""
-    console.print(f"[bold]on {cluster.name}[/bold]")
+    console.print(f"[bold]on {cluster.name}[/bold], to warm up")
     for stage in stages:
         with _progress(console, counted=True) as progress:
             bar = progress.add_task(stage.name, total=None)
@@ -208,14 +208,19 @@ def _measure(
 ) -> None:
     with _progress(console, counted=False) as progress:
         bar = progress.add_task("in turns", total=2 * rounds * len(stages))
-        costs = compare(stages, [ours, stock], rounds, timeout, lambda: progress.advance(bar))
+        costs = compare(
+            stages,
+            [ours, stock],
+            rounds,
+            timeout,
+            lambda number: console.print(f"[bold]round {number} of {rounds}[/bold], in turns"),
+            lambda: progress.advance(bar),
+        )
     console.print(comparison_table(costs, stock.name, ours.name))
+    kind = "one round" if rounds == 1 else f"{'better' if rounds == 2 else 'median'} of {rounds}"
     console.print(
-        f"{'better' if rounds == 2 else 'median'} of {rounds} rounds in turns, all results right; "
-        "CPU s: of the worker processes;\nwall s: scheduler and client included, which are the "
-        "same for both; ratio: above 1 fastworker takes less"
-        if rounds > 1
-        else "one round, all results right; ratio: above 1 fastworker takes less"
+        f"all results right, {kind}; ratio above 1: fastworker takes less\n"
+        "wall: of the whole cluster; CPU: of the worker processes"
     )
 
 

@@ -91,16 +91,19 @@ def compare(
     clusters: Sequence[Cluster],
     rounds: int,
     timeout: float,
+    begin: Callable[[int], None],
     step: Callable[[], None],
 ) -> dict[tuple[str, str], Cost]:
     """The costs of every stage on every cluster, by names (stage, cluster); raises DemoError.
 
     The clusters take turns, stage by stage, and the first one to go changes from round to round,
     so that whatever else the machine does meets all alike. The lower of two figures counts, the
-    median of more. ``step`` is called after each measurement.
+    median of more. ``begin`` is called with the number of each round, from 1, before it, ``step``
+    after each measurement.
     """
     costs: dict[tuple[str, str], list[Cost]] = {}
     for number in range(rounds):
+        begin(number + 1)
         for stage in stages:
             for cluster in clusters if number % 2 == 0 else reversed(clusters):
                 cost = measure(stage, cluster, timeout)

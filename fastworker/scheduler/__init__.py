@@ -32,13 +32,17 @@ logger = get_logger("scheduler")
 async def dask_setup(server: Any) -> None:
     """Called by Dask when this module is preloaded into a scheduler or a client.
 
-    With a bad value in the configuration it runs on without the lane, and an error in the log says
-    so. Raises TypeError in anything else, and RuntimeError as ``LowLatency.start`` does.
+    With a bad value in the configuration the server runs on without the lane, and so does a server
+    of another kind, such as a worker; an error in the log says so. Raises RuntimeError as
+    ``LowLatency.start`` does.
     """
     if not isinstance(server, (Client, Scheduler)):
-        raise TypeError(
-            f"fastworker.scheduler is for schedulers and clients, not for {type(server).__name__}"
+        logger.error(
+            "The low-latency lane is for schedulers and clients; preloaded into a %s it does "
+            "nothing",
+            type(server).__name__,
         )
+        return
     try:
         if isinstance(server, Scheduler):
             plugin = LowLatency()
@@ -57,5 +61,5 @@ async def dask_teardown(server: Any) -> None:
         quick = LowLatencyClient.of(server)
         if quick is not None:
             quick.remove()
-    elif LowLatency.name in server.plugins:
+    elif isinstance(server, Scheduler) and LowLatency.name in server.plugins:
         server.remove_plugin(LowLatency.name)

@@ -38,9 +38,39 @@ def rebuild(overrides):
 class LowLatency(SchedulerPlugin):
     """Takes the waits out of a scheduler that is not busy.
 
-    Keyword arguments override the scheduler's ``fastworker.low-latency`` configuration: its keys
-    with underscores, such as ``LowLatency(queue_depth=16, tiny_duration="2 ms")``.
+    Keyword arguments override the scheduler's ``fastworker.low-latency`` configuration; what is not
+    given is taken from there when the plugin starts. ``LowLatency(queue_depth=16)`` sets one.
     Raises TypeError for an unknown one and ValueError for a bad value.
+
+    Parameters
+    ----------
+    streams
+        Whether messages to workers and clients leave at once. Default True.
+    burst
+        Early sends of one stream within one of its intervals (5 ms to a worker, 2 ms to a client).
+        A whole number of at least 1; default 16.
+    busy
+        The share of a CPU that the event loop's thread may use before messages are collected as in
+        stock. Above 0, at most 1; default 0.9.
+    queue_depth
+        Most tiny root tasks that a worker holds for each of its threads. 0 leaves root tasks to
+        ``distributed.scheduler.worker-saturation``. Default 32.
+    queue_work
+        Most work that a worker holds as tiny root tasks for each thread, by their average duration.
+        Seconds, or a text such as "20 ms", the default.
+    queue_memory
+        The share of a worker's memory limit that the results of the tiny root tasks it holds may
+        take. Above 0, at most 1; default 0.01.
+    tiny_duration
+        A root task is tiny if tasks of its group take no longer than this on average. Seconds, or a
+        text; default "5 ms".
+    tiny_nbytes
+        The largest result of a tiny root task. Bytes, or a text; default "64 KiB".
+    proven
+        How many tasks of a group must have had a small result, one after the other, before a worker
+        gets more of them than in stock. A whole number of at least 1; default 16.
+    client
+        Has a meaning for ``low_latency_client`` and preloads of clients alone.
     """
 
     name = "fastworker-low-latency"

@@ -60,6 +60,7 @@ def test_runs_and_compares(start_demo):
         assert len(re.findall(rf"{name} +\d+ tasks .* right", out)) == 2
         # A row of the table: two figures and their ratio, for time and for CPU.
         assert re.search(rf"{name}( +│ +([\d.]+|-)){{6}} ", out)
+    assert "round 1 of 1" in out
     assert "all results right" in out
 
 

@@ -13,10 +13,9 @@ import pytest
 from distributed import Client, Scheduler, Worker
 from distributed.batched import BatchedSend
 from distributed.scheduler import Scheduler as StockScheduler
-from distributed.utils_test import async_poll_for, captured_logger, gen_cluster
+from distributed.utils_test import async_poll_for, captured_logger, gen_cluster, gen_test
 from lane_tasks import increment
 
-import fastworker.scheduler as lane
 from fastworker.config import LowLatencySettings
 from fastworker.scheduler import LowLatency
 from fastworker.scheduler.streams import EagerSend
@@ -191,9 +190,23 @@ def test_the_preload_with_a_bad_value():
     asyncio.run(asyncio.wait_for(check(), 60))
 
 
-def test_the_preload_in_anything_else():
-    with pytest.raises(TypeError, match="for schedulers and clients, not for object"):
-        asyncio.run(lane.dask_setup(object()))
+@gen_cluster(nthreads=[], timeout=60)
+async def test_the_preload_in_a_worker(scheduler):
+    """One line, no traceback, and a worker that works."""
+    with captured_logger("fastworker.scheduler") as log, captured_logger("distributed") as others:
+        async with Worker(scheduler.address, preload="fastworker.scheduler") as worker:
+            assert worker.status.name == "running"
+    assert log.getvalue().count("\n") == 1
+    assert "preloaded into a Worker it does nothing" in log.getvalue()
+    assert "Traceback" not in others.getvalue()
+
+
+@gen_test()
+async def test_the_whole_package_as_a_preload():
+    """`--preload fastworker`: there is one thing that it can mean."""
+    async with Scheduler(preload="fastworker", port=0, dashboard_address=":0") as scheduler:
+        assert not is_stock(scheduler)
+    assert is_stock(scheduler)
 
 
 @cluster(nthreads=[])

@@ -29,9 +29,10 @@ async def test_what_the_cluster_knows(client, scheduler, a):
         info = scheduler.identity()
         assert info["workers"][a.address]["fastworker"] == VERSION
         assert "fastworker" not in info["workers"][stock.address]
+        assert info["workers"][a.address]["fastworker_comm"] == "native"
         assert info["workers"][a.address]["type"] == "Worker"
         dump = a._to_dict()
-        assert dump["fastworker"] == VERSION
+        assert (dump["fastworker"], dump["fastworker_comm"]) == (VERSION, "native")
 
 
 @gen_cluster(nthreads=[], timeout=60)
@@ -39,7 +40,32 @@ async def test_the_log_of_the_start(scheduler):
     with captured_logger("fastworker.worker", logging.INFO) as log:
         async with fastworker.Worker(scheduler.address) as worker:
             assert any(VERSION in line for _, line in worker.get_logs())
-    assert log.getvalue().split() == ["fastworker:", VERSION]
+    assert log.getvalue().split() == ["fastworker:", f"{VERSION},", "comm:", "native"]
+
+
+COMMS_IN_USE = """
+    import asyncio, sys, distributed, fastworker
+    async def main(protocol):
+        async with distributed.Scheduler(protocol=protocol, port=0, dashboard_address=":0") as s:
+            async with fastworker.Worker(s.address) as worker:
+                line = next(line for _, line in worker.get_logs() if "fastworker:" in line)
+                print(s.identity()["workers"][worker.address]["fastworker_comm"], line.split()[-1])
+    if __name__ == "__main__":
+        fastworker.comm.use("tornado")
+        for protocol in ("tcp://", "inproc://"):
+            asyncio.run(main(protocol))
+"""
+
+
+def test_the_comm_that_it_has():
+    """A process of its own, as `use` is for good."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(COMMS_IN_USE)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["tornado tornado", "inproc inproc"], done.stderr
 
 
 @gen_cluster(nthreads=[], timeout=60)
