@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import Status
 from distributed.metrics import time
 from distributed.utils_comm import retry_operation
 
@@ -32,6 +33,7 @@ class Heartbeat:
         scheduler: Any
         scheduler_delay: float
         state: Any  # WorkerState of fastworker or of distributed
+        status: Status
 
         async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
         async def get_metrics(self) -> dict[str, Any]: ...
@@ -57,8 +59,14 @@ class Heartbeat:
             self.periodic_callbacks["heartbeat"].callback_time = milliseconds
             self.bandwidth_workers.clear()
             self.bandwidth_types.clear()
-        except OSError:
-            logger.exception("Failed to communicate with scheduler during heartbeat.")
+        except OSError as error:
+            if self.status in (
+                Status.closing,
+                Status.closed,
+            ):  # it is this worker that broke it off
+                logger.debug("No heartbeat any more: %s", error)
+            else:
+                logger.exception("Failed to communicate with scheduler during heartbeat.")
         except Exception:
             logger.exception("Unexpected exception during heartbeat. Closing worker.")
             await self.close(reason="worker-heartbeat-error")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 
 from beside_stock import as_stock
+from distributed.core import Status
 from distributed.utils_test import captured_logger
+from worker_clusters import ONE_WORKER, cluster
 
 
 @as_stock()
@@ -24,3 +26,18 @@ async def test_each_heartbeat_has_a_line_for_debugging(client, scheduler, a):
     with captured_logger("distributed.worker", level=logging.DEBUG) as log:
         await a.heartbeat()
     assert f"Heartbeat: {a.address}\n" in log.getvalue()
+
+
+@cluster(nthreads=ONE_WORKER, config={"distributed.comm.timeouts.connect": "100ms"})
+async def test_a_heartbeat_that_closing_broke_off_is_no_error(client, scheduler, a):
+    of_scheduler, a.scheduler = a.scheduler, a.rpc("tcp://127.0.0.1:1")
+    try:
+        with captured_logger("distributed.worker") as log:
+            await a.heartbeat()
+            assert log.getvalue().count("Failed to communicate with scheduler") == 1
+            a.status = Status.closing
+            await a.heartbeat()
+            assert log.getvalue().count("Failed to communicate with scheduler") == 1
+    finally:
+        a.status = Status.running
+        a.scheduler = of_scheduler
