@@ -66,6 +66,7 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(start)
     def start_workers(**options: Any) -> None:
         from fastworker.comm import use_configured
+        from fastworker.ending import told_by_signal
 
         _check_scheduler(options)
         _check_values(options)
@@ -78,6 +79,10 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
             logger.debug("Could not start", exc_info=True)
             raise click.ClickException(str(error)) from error
         except RuntimeError as error:
+            if told_by_signal():
+                # Nothing more to say about a nanny that waited for its scheduler, or its worker
+                logger.debug("Ended while starting", exc_info=True)
+                return
             # "Worker failed to start": what matters is why.
             if error.__cause__ is None:
                 raise

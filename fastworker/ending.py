@@ -1,9 +1,10 @@
 """Ends the process of a worker that was told to end and cannot, and has a crash leave a stack.
 
 A worker waits for much while it closes: tasks, plugins, preloads, peers, its threads. Any of them
-may be the user's, and may never return. In a process that exists for the worker alone, a thread of
-this module gives all of it a deadline, says in the log what has not ended by then, and ends the
-process.
+may be the user's, and may never return, or keep the event loop from doing anything at all. In a
+process that exists for the worker alone, a thread of this module gives all of it a deadline, says
+in the log what has not ended by then, and ends the process. The deadline is set by the signal that
+tells the process to end, or else when the worker begins to close.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import inspect
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -32,9 +36,13 @@ NANNYS_CHILD = "Dask Worker process (from Nanny)"
 #: Exit status of a process that was ended here.
 EXIT_STATUS = 1
 
-#: Guards ``_watched``: a worker closes on its event loop, a process may have several of those.
-_lock = threading.Lock()
-_watched = False
+#: Seconds after the deadline at which the process ends without a word from this module, as a task
+#: that does not let go of the GIL keeps the module's thread from running.
+LAST_RESORT = 5.0
+
+#: Held from when this process has a deadline. A worker closes on its event loop, of which a process
+#: may have several, and a signal handler may run between any two steps of the main thread.
+_deadline = threading.Lock()
 
 
 def in_own_process() -> bool:
@@ -59,7 +67,16 @@ def _command() -> click.Context | None:
     return context if ours else None
 
 
-def leave_stacks_of_crash() -> None:
+def prepare_process() -> None:
+    """Do for a process that exists for its workers alone what it needs before there is one.
+
+    Raises ValueError for a bad value of a setting.
+    """
+    _leave_stacks_of_crash()
+    _leave_interrupts_to_nanny()
+
+
+def _leave_stacks_of_crash() -> None:
     """Have a crash of this process, if it exists for its workers alone, write stacks to stderr.
 
     Raises ValueError if ``fastworker.worker.faulthandler`` is neither true nor false.
@@ -69,6 +86,23 @@ def leave_stacks_of_crash() -> None:
         # A stderr that is no file, or none at all
         with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
             faulthandler.enable()
+
+
+def _leave_interrupts_to_nanny() -> None:
+    """Have the process of a nanny's worker do nothing about SIGINT.
+
+    Ctrl-C in a terminal goes to the nanny too, which closes the worker. A notebook that interrupts
+    a cell interrupts the workers of its cluster with it, which are to stay. Handlers of the user's,
+    from preloads, come later and count.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and multiprocessing.current_process().name == NANNYS_CHILD:
+        # Not SIG_IGN, which programs that tasks start would inherit
+        signal.signal(signal.SIGINT, _do_nothing)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def end_in_time(
@@ -92,24 +126,83 @@ def end_in_time(
     clean_up
         Called before the process ends.
     """
-    global _watched
     grace = worker_setting("end-timeout")
-    if grace is None or not in_own_process():
+    if grace is not None and in_own_process():
+        _set_deadline(what, close_timeout + grace, loop, clean_up)
+
+
+def end_in_time_after_signals(
+    what: str,
+    close_timeout: float,
+    loop: asyncio.AbstractEventLoop,
+    clean_up: Callable[[], object],
+) -> None:
+    """Have the signals that end a command of workers set the deadline as soon as they arrive.
+
+    The command's own handlers only wake the event loop, which may be blocked. Does nothing in any
+    other process, or if the command has no handlers. Takes what ``end_in_time`` takes.
+    """
+    grace = worker_setting("end-timeout")
+    if threading.current_thread() is not threading.main_thread() or _command() is None:
         return
-    with _lock:
-        if _watched:
-            return
-        _watched = True
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        ours = isinstance(handler, _Handler)
+        if callable(handler) and not ours and handler is not signal.default_int_handler:
+            signal.signal(number, _Handler(handler, what, close_timeout, grace, loop, clean_up))
+
+
+class _Handler:
+    """A handler of a signal that sets the deadline, then calls the one that was there before."""
+
+    def __init__(
+        self,
+        before: Callable[[int, FrameType | None], Any],
+        what: str,
+        close_timeout: float,
+        grace: float | None,
+        loop: asyncio.AbstractEventLoop,
+        clean_up: Callable[[], object],
+    ) -> None:
+        self.before = before
+        self.what = what
+        self.seconds = None if grace is None else close_timeout + grace
+        self.loop = loop
+        self.clean_up = clean_up
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        global _signal
+        _signal = number
+        if self.seconds is not None:
+            what = f"{self.what} (reason: signal-{number})"
+            _set_deadline(what, self.seconds, self.loop, self.clean_up)
+        self.before(number, frame)
+
+
+#: The signal that has told this process to end.
+_signal: int | None = None
+
+
+def told_by_signal() -> bool:
+    """Whether a signal has told the command that runs in this process to end."""
+    return _signal is not None
+
+
+def _set_deadline(
+    what: str, seconds: float, loop: asyncio.AbstractEventLoop, clean_up: Callable[[], object]
+) -> None:
+    """May be called by a handler of a signal, so that it takes no lock that it would wait for."""
+    if not _deadline.acquire(blocking=False):
+        return
     returned = threading.Event()
+    # A stderr that is no file, or none at all
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+        faulthandler.dump_traceback_later(seconds + LAST_RESORT, exit=True)
     context = _command()
     if context is not None:
         context.call_on_close(returned.set)
-    threading.Thread(
-        target=_end_late,
-        args=(what, close_timeout + grace, loop, clean_up, returned),
-        name="fastworker-end",
-        daemon=True,
-    ).start()
+        context.call_on_close(faulthandler.cancel_dump_traceback_later)
+    start_new_thread(_end_late, (what, seconds, loop, clean_up, returned))
 
 
 def _end_late(

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 from typing import Any, Literal
 
 import distributed
 from distributed.core import Status
 
 from fastworker.comm import use_configured
-from fastworker.ending import end_in_time
+from fastworker.ending import end_in_time, end_in_time_after_signals
 from fastworker.waiting import say_what_it_waits_for
 from fastworker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny")
+
+#: Seconds that the command gives its nannies to close after a signal; see ``Nanny.close``.
+SIGNAL_TIMEOUT = 10.0
 
 ENDING = (Status.closing, Status.closed, Status.failed)
 
@@ -34,6 +40,9 @@ class Nanny(distributed.Nanny):
         super().__init__(*args, worker_class=worker_class or Worker, **kwargs)
 
     async def start_unsafe(self) -> Nanny:
+        end_in_time_after_signals(
+            "Nanny", 2 * SIGNAL_TIMEOUT, asyncio.get_running_loop(), _kill_workers
+        )
         # The nanny looks for the scheduler before it starts a worker. Later it is the worker that
         # waits, and says so.
         waiting = asyncio.create_task(
@@ -49,6 +58,15 @@ class Nanny(distributed.Nanny):
         finally:
             waiting.cancel()
         return self
+
+    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
+        """Stop the worker process; see ``distributed.Nanny.kill``."""
+        process = self.process
+        if process and process.status == Status.starting and process.running.is_set():
+            # distributed does not notice that a start was cancelled, as it is at the death timeout,
+            # and fails an assertion here
+            process.status = Status.failed
+        await super().kill(timeout=timeout, reason=reason)
 
     async def close(self, timeout: float = 5, reason: str = "nanny-close") -> Literal["OK"]:
         """Close the worker process and the nanny.
@@ -67,7 +85,16 @@ class Nanny(distributed.Nanny):
                 f"Nanny at {self.address_safe} (reason: {reason})",
                 2 * timeout,
                 asyncio.get_running_loop(),
-                lambda: self.process and self.process.process and self.process.process.kill(),
+                _kill_workers,
             )
         await super().close(timeout=timeout, reason=reason)
         return "OK"
+
+
+def _kill_workers() -> None:
+    """Kill the worker processes of all nannies in this process."""
+    for nanny in list(distributed.Nanny._instances):
+        pid = nanny.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

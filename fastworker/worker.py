@@ -39,7 +39,7 @@ from fastworker.data.fetching import Fetching
 from fastworker.data.lost import LostResults
 from fastworker.data.serving import Serving
 from fastworker.data.store import Store
-from fastworker.ending import end_in_time, leave_stacks_of_crash
+from fastworker.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.hand_back import HandBack
@@ -62,6 +62,9 @@ logger = logging.getLogger("distributed.worker")
 
 #: Where a worker looks for a scheduler if nobody says anything else.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
+
+#: Seconds that closing may take for each of its steps.
+CLOSE_TIMEOUT = 30.0
 
 #: Seconds after which to try again to drop data that was in use.
 REMOVE_AGAIN_AFTER = 0.5
@@ -102,7 +105,7 @@ class Worker(
         **kwargs: Any,
     ) -> None:
         use_configured()
-        leave_stacks_of_crash()
+        prepare_process()
         if kwargs.get("nthreads") is not None:
             kwargs["nthreads"] = number_of_threads(kwargs["nthreads"])
         self.by_hand = set()
@@ -193,6 +196,13 @@ class Worker(
             raise RuntimeError(f"{self!r} cannot register: it is {self.status.name}")
         await self.start()
 
+    async def start_unsafe(self) -> Worker:
+        end_in_time_after_signals(
+            "Worker", CLOSE_TIMEOUT, asyncio.get_running_loop(), self._release_workdir
+        )
+        await super().start_unsafe()
+        return self
+
     async def _register_with_scheduler(self) -> None:
         waiting = asyncio.create_task(
             say_what_it_waits_for(logger, self.scheduler.address, self.connection_args)
@@ -204,7 +214,7 @@ class Worker(
 
     async def close(
         self,
-        timeout: float = 30,
+        timeout: float = CLOSE_TIMEOUT,
         executor_wait: bool = True,
         nanny: bool = True,
         reason: str = "worker-close",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
 import distributed
+import psutil
 import pytest
 from distributed.comm import CommClosedError
 from distributed.core import rpc
@@ -56,15 +59,22 @@ def client() -> Iterator[distributed.Client]:
 
 
 def start(client, preload: str, *options: str, command: list[str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*command, client.scheduler.address, "--no-dashboard", "--preload", preload, *options],
+    process = launch(client.scheduler.address, "--preload", preload, *options, command=command)
+    client.wait_for_workers(1, timeout=30)
+    return process
+
+
+def launch(*options: str, command: list[str]) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, where Ctrl-C works as in a terminal."""
+    return subprocess.Popen(
+        [*command, "--no-dashboard", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "DASK_FASTWORKER__WORKER__END_TIMEOUT": "1s"},
+        start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
-    client.wait_for_workers(1, timeout=30)
-    return process
 
 
 def terminate(client) -> None:
@@ -199,31 +209,31 @@ def test_a_crash_leaves_no_stack_where_none_is_wanted(client, monkeypatch):
     assert "Fatal Python error" not in output
 
 
-# Holds the scheduler's farewell back until the nanny has stopped listening, as both are told to
-# end at once.
-LATE = """
+# Has the worker close of itself when its nanny, which does not listen any more, tells it to.
+AT_ONCE = """
 import asyncio
 
 def dask_setup(worker):
-    async def close_late():
-        while True:
-            try:
-                _, writer = await asyncio.open_connection(*worker.nanny.split("//")[1].split(":"))
-                writer.close()
-            except ConnectionRefusedError:
-                break
-            await asyncio.sleep(0)
-        await worker.close(reason="of-itself")
-    worker.ending = asyncio.ensure_future(close_late())
+    close = worker.close
+
+    async def close_twice(**options):
+        worker.close = close
+        print("closes of itself", flush=True)
+        worker.of_itself = asyncio.ensure_future(close(reason="of-itself"))
+        await asyncio.sleep(0)
+        await close(**options)
+
+    worker.close = close_twice
 """
 
 
 @pytest.mark.parametrize("command", [FASTWORKER, DASK_WORKER], ids=["fastworker", "dask-worker"])
 def test_worker_and_nanny_close_at_once(client, command):
     """Neither waits for the other."""
-    process = start(client, LATE, "--nanny", command=command)
+    process = start(client, AT_ONCE, "--nanny", command=command)
     process.send_signal(signal.SIGTERM)
     output = ended(process)
+    assert "\ncloses of itself\n" in output
     assert "still alive after" not in output, output
     assert process.returncode == 0
 
@@ -277,3 +287,122 @@ def test_a_nanny_that_closes_leaves_the_others_of_its_process(client):
         assert process.returncode == 0
     finally:
         process.kill()
+
+
+# The deadlines after a signal are short here.
+SOON = """
+import fastworker.ending, fastworker.nanny, fastworker.worker
+fastworker.worker.CLOSE_TIMEOUT = fastworker.nanny.SIGNAL_TIMEOUT = 0.5
+fastworker.ending.LAST_RESORT = 0.5
+"""
+
+# Keeps the event loop from doing anything, not even hearing of the signal.
+BLOCKED = """
+import time
+
+def block():
+    while True:
+        time.sleep(600)
+
+async def dask_setup(server):
+    server.loop.call_later(1, lambda: (print("the loop is blocked", flush=True), block()))
+"""
+
+
+def wait_for_line(process: subprocess.Popen[str], end: str) -> None:
+    assert process.stdout is not None
+    assert any(line.rstrip().endswith(end) for line in process.stdout), f"it ended without {end!r}"
+
+
+@pytest.mark.parametrize("command", [FASTWORKER, DASK_WORKER], ids=["fastworker", "dask-worker"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_blocked_event_loop(client, command, number):
+    process = start(client, SOON + BLOCKED, "--no-nanny", command=command)
+    wait_for_line(process, "the loop is blocked")
+    process.send_signal(number)
+    output = ended(process)
+    assert f"Worker (reason: signal-{number}) has not ended within 1.5 s" in output
+    assert re.search(r"\n  thread MainThread at \S+ in block\n", output), output
+    assert process.returncode == 1
+
+
+def test_a_blocked_event_loop_of_nannies(client):
+    process = start(
+        client,
+        "import os",
+        "--preload-nanny",
+        SOON + BLOCKED,
+        "--nworkers",
+        "2",
+        command=FASTWORKER,
+    )
+    wait_for_line(process, "the loop is blocked")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    output = ended(process)
+    assert "Nanny (reason: signal-15) has not ended within 2 s" in output
+    assert process.returncode == 1
+    assert not psutil.wait_procs(children, timeout=30)[1]
+
+
+# Lets no other thread run Python once the worker closes.
+GREEDY = """
+import ctypes
+
+def dask_teardown(worker):
+    ctypes.PyDLL(None).sleep(600)
+"""
+
+
+@pytest.mark.parametrize("command", [FASTWORKER, DASK_WORKER], ids=["fastworker", "dask-worker"])
+def test_a_thread_that_keeps_the_gil(client, command):
+    process = start(client, SOON + GREEDY, "--no-nanny", command=command)
+    process.send_signal(signal.SIGTERM)
+    output = ended(process)
+    assert re.search(r"Timeout \(0:00:02\)!\n(.*\n)+.* in dask_teardown\n", output), output
+    assert process.returncode == 1
+
+
+def test_ctrl_c_with_a_nanny(client):
+    process = start(client, "import os", "--nanny", command=FASTWORKER)
+    os.killpg(process.pid, signal.SIGINT)
+    output = ended(process)
+    assert "Received signal SIGINT" in output
+    assert re.search(r"Stopping worker at \S+ Reason: signal-2\n", output), output
+    assert "Traceback" not in output and "still alive" not in output, output
+    assert process.returncode == 0
+
+
+def test_a_worker_with_a_nanny_leaves_ctrl_c_to_it(client):
+    process = start(client, "import os", "--nanny", command=FASTWORKER)
+    [pid] = client.run(os.getpid).values()
+    os.kill(pid, signal.SIGINT)
+    assert client.submit(os.getpid).result(timeout=30) == pid
+    process.send_signal(signal.SIGTERM)
+    assert "Traceback" not in ended(process)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("nanny", ["--nanny", "--no-nanny"])
+def test_a_signal_while_it_waits_for_a_scheduler(nanny, number):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        process = launch(address, nanny, command=FASTWORKER)
+        wait_for_line(process, f"Still waiting for a scheduler at {address}")
+        process.send_signal(number)
+        output = ended(process)
+    assert "Error" not in output and "Traceback" not in output, output
+    assert process.returncode == 0
+
+
+def test_a_start_that_takes_longer_than_the_death_timeout(client):
+    """The nanny ends the process that it has started, without a complaint about itself."""
+    preload = "import asyncio\nasync def dask_setup(worker): await asyncio.sleep(600)"
+    options = [client.scheduler.address, "--nanny", "--death-timeout", "3", "--preload", preload]
+    process = launch(*options, command=FASTWORKER)
+    output = ended(process)
+    assert "Timed out starting worker" in output
+    assert "AssertionError" not in output and "reaping stray process" not in output, output
+    assert process.returncode == 1
