@@ -217,7 +217,11 @@ def _measure(
             lambda: progress.advance(bar),
         )
     console.print(comparison_table(costs, stock.name, ours.name))
-    kind = "one round" if rounds == 1 else f"{'better' if rounds == 2 else 'median'} of {rounds}"
+    kind = (
+        "one round"
+        if rounds == 1
+        else f"{'better' if rounds == 2 else 'median'} of {rounds} rounds"
+    )
     console.print(
         f"all results right, {kind}; ratio above 1: fastworker takes less\n"
         "wall: of the whole cluster; CPU: of the worker processes"
