@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from distributed.spans import CONTEXTS_WITH_SPAN_ID
 
@@ -18,6 +18,15 @@ except ImportError:  # crick is not installed: no server has quantiles
     Digest = None
 
 Figures = MutableMapping[Hashable, float]
+
+#: How many names there may be before the figures of spans that are over are put together. A name
+#: takes some 900 bytes in all.
+MANY_NAMES = 4096
+
+
+def is_of_a_span(name: Hashable) -> TypeGuard[tuple[Hashable, ...]]:
+    """Whether it is (context, id of a span or None, ...), the name of a figure."""
+    return isinstance(name, tuple) and len(name) > 1 and name[0] in CONTEXTS_WITH_SPAN_ID
 
 
 class Metrics:
@@ -47,6 +56,7 @@ class Metrics:
         # way may look too; it finds what there is (see _drain).
         self._metrics_lock = threading.RLock()
         self._draining = False
+        self._most_names = MANY_NAMES
         super().__init__(*args, **kwargs)
         self.execute_metrics.wake = self._drain_soon
 
@@ -66,13 +76,15 @@ class Metrics:
             # both under the state's lock.
             with self.state.lock:
                 pass
-        if self.execute_metrics.empty:
+        if self.execute_metrics.empty and len(self._digests_total) <= self._most_names:
             return
         with self._metrics_lock:
             if self._draining:
                 return
             self._draining = True
             try:
+                if len(self._digests_total) > self._most_names:
+                    self._put_spans_together()
                 self.execute_metrics.drain(
                     self._digests_total,
                     self._digests_total_since_heartbeat,
@@ -82,6 +94,30 @@ class Metrics:
             finally:
                 self._draining = False
 
+    def _put_spans_together(self) -> None:
+        """Add the oldest figures of spans up under no span, until half of the names are left.
+
+        A span ends when the cluster is idle, and the next task begins another: distributed's worker
+        keeps the names of all of them. Those that something was added to since the last heartbeat
+        are in use; they stay. `_metrics_lock` is held.
+        """
+        total, largest = self._digests_total, self._digests_max
+        for name in list(total):
+            if len(total) <= MANY_NAMES // 2:
+                break
+            if (
+                not is_of_a_span(name)
+                or name[1] is None
+                or name in self._digests_total_since_heartbeat
+            ):
+                continue
+            together = (name[0], None, *name[2:])
+            total[together] = total.get(together, 0) + total.pop(name)
+            if name in largest:
+                largest[together] = max(largest.get(together, 0), largest.pop(name))
+        # Where there are as many prefixes, not to look at all of them again and again
+        self._most_names = max(MANY_NAMES, len(total) + MANY_NAMES // 2)
+
     def digest_metric(self, name: Hashable, value: float) -> None:
         """Add a value to the figures of that name.
 
@@ -90,9 +126,8 @@ class Metrics:
         the quantiles of those; a worker's page of counters fails to load where there are any, as
         their names are tuples.
         """
-        of_a_span = isinstance(name, tuple) and name[0] in CONTEXTS_WITH_SPAN_ID
         with self._metrics_lock:
-            if self._digests is not None and not of_a_span:
+            if self._digests is not None and not is_of_a_span(name):
                 self._digests[name].add(value)
             self._digests_total[name] += value
             self._digests_total_since_heartbeat[name] += value
@@ -111,7 +146,7 @@ class Metrics:
 
     @property
     def digests_total(self) -> Figures:
-        """Sums by name since the worker started."""
+        """Sums by name since the worker started, those of old spans under no span."""
         self._drain()
         return self._digests_total
 

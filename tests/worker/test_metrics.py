@@ -14,6 +14,7 @@ from distributed.metrics import DelayedMetricsLedger, context_meter
 from worker_clusters import ONE_WORKER, cluster
 
 from fastworker.execution.metrics import ExecuteMetrics
+from fastworker.metrics import MANY_NAMES
 
 PARTS = ("thread_cpu", "thread_noncpu", "executor", "other")
 
@@ -275,6 +276,48 @@ async def test_whoever_looks_finds_all_there_is(c, s, a):
         **{(*name[:3], part, "seconds"): 0 for part in ("thread-cpu", "thread-noncpu", "executor")},
     }
     a.digests_total_since_heartbeat.clear()  # no span of that name
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_names_of_old_spans_come_to_an_end(c, s, a):
+    """Their figures are added up under no span; sums and maxima over all of them stay right."""
+    a.periodic_callbacks["heartbeat"].stop()
+    n = 2 * MANY_NAMES
+    a.digest_metric(("memory-monitor", "evict", "seconds"), 1)
+    for i in range(n):
+        a.execute_metrics.record(f"span-{i}", "inc", other=float(i))
+        a.digest_metric(("p2p", f"span-{i}", "foreground", "process", "bytes"), 1)
+        if i % 100 == 99:
+            assert len(a.digests_total) <= MANY_NAMES + 100 * 5
+            a.digests_total_since_heartbeat.clear()  # as a heartbeat does
+    total, largest = a.digests_total, a.digests_max
+    others = [(k, v) for k, v in total.items() if k[0] == "execute" and k[3] == "other"]
+    assert sum(v for _, v in others) == n * (n - 1) / 2
+    assert sum(v for k, v in total.items() if k[0] == "p2p") == n
+    assert total["memory-monitor", "evict", "seconds"] == 1
+    # The latest are there one by one
+    assert total["execute", f"span-{n - 1}", "inc", "other", "seconds"] == n - 1
+    assert total["p2p", f"span-{n - 100}", "foreground", "process", "bytes"] == 1
+    put_together = largest["execute", None, "inc", "other", "seconds"]
+    assert total["execute", f"span-{int(put_together) + 1}", "inc", "other", "seconds"]
+    assert ("execute", f"span-{int(put_together)}", "inc", "other", "seconds") not in largest
+    assert set(largest) == set(total)
+
+
+@cluster(nthreads=ONE_WORKER)
+async def test_names_that_are_in_use_stay(c, s, a):
+    a.periodic_callbacks["heartbeat"].stop()
+    for i in range(MANY_NAMES):
+        a.execute_metrics.record("span", f"prefix-{i}")
+    names = {name for name in a.digests_total if name[0] == "execute"}
+    a.execute_metrics.record("span", "one more")
+    assert names < set(a.digests_total)
+    a.digests_total_since_heartbeat.clear()
+    for i in range(MANY_NAMES):
+        a.execute_metrics.record("span-2", f"prefix-{i}", other=1.0)
+    assert a.digests_total
+    assert not names & set(a.digests_total)  # of what was there at the last look
+    assert a.digests_total["execute", "span-2", "prefix-1", "other", "seconds"] == 1.0
 
 
 def report_one(i):
