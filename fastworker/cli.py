@@ -94,12 +94,26 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def _our_nannies() -> Iterator[None]:
-    """Have distributed's command start nannies of fastworker."""
+    """Have distributed's command start nannies of fastworker.
+
+    Why a patch: it has an option for the class of the workers, and none for that of the nannies.
+    """
     from distributed.cli import dask_worker
 
     from fastworker.nanny import Nanny
 
-    stock, dask_worker.Nanny = dask_worker.Nanny, Nanny
+    stock = getattr(dask_worker, "Nanny", None)
+    if stock is None:
+        import distributed
+
+        logger.warning(
+            "The command of distributed %s cannot be told which nannies to start. They will be "
+            "distributed's own, which have no deadline to end and do not say that they wait",
+            distributed.__version__,
+        )
+        yield
+        return
+    dask_worker.Nanny = Nanny
     try:
         yield
     finally:

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import os
 import signal
-from typing import Any, Literal
+import weakref
+from typing import Any, ClassVar, Literal
 
 import distributed
 from distributed.core import Status
@@ -33,11 +34,15 @@ class Nanny(distributed.Nanny):
     nanny with the same worker.
     """
 
+    #: Those of this process; all of them are in the thread of one event loop that ends with them.
+    _alive: ClassVar[weakref.WeakSet[Nanny]] = weakref.WeakSet()
+
     def __init__(
         self, *args: Any, worker_class: type[distributed.Worker] | None = None, **kwargs: Any
     ) -> None:
         use_configured()
         super().__init__(*args, worker_class=worker_class or Worker, **kwargs)
+        self._alive.add(self)
 
     async def start_unsafe(self) -> Nanny:
         end_in_time_after_signals(
@@ -47,10 +52,7 @@ class Nanny(distributed.Nanny):
         # waits, and says so.
         waiting = asyncio.create_task(
             say_what_it_waits_for(
-                logger,
-                self.scheduler.address,
-                self.connection_args,
-                lambda: self.rpc._n_connecting > 0,
+                logger, self.scheduler.address, self.connection_args, self._connects
             )
         )
         try:
@@ -68,6 +70,11 @@ class Nanny(distributed.Nanny):
             process.status = Status.failed
         await super().kill(timeout=timeout, reason=reason)
 
+    def _connects(self) -> bool:
+        """Whether a connection is being made; True if distributed does not tell any more, which
+        has no public name for it."""
+        return getattr(self.rpc, "_n_connecting", 1) > 0
+
     async def close(self, timeout: float = 5, reason: str = "nanny-close") -> Literal["OK"]:
         """Close the worker process and the nanny.
 
@@ -78,7 +85,7 @@ class Nanny(distributed.Nanny):
         reason
             For the logs.
         """
-        others = [nanny for nanny in distributed.Nanny._instances if nanny is not self]
+        others = [nanny for nanny in self._alive if nanny is not self]
         if self.status not in ENDING and all(nanny.status in ENDING for nanny in others):
             # Not before the last one: `fastworker` has all its nannies in one process.
             end_in_time(
@@ -93,7 +100,7 @@ class Nanny(distributed.Nanny):
 
 def _kill_workers() -> None:
     """Kill the worker processes of all nannies in this process."""
-    for nanny in list(distributed.Nanny._instances):
+    for nanny in list(Nanny._alive):
         pid = nanny.pid
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):

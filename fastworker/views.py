@@ -8,7 +8,7 @@ each time it is read, so it costs nothing until then and is never out of date.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from dask.typing import Key
 from distributed.core import ConnectionPool
@@ -176,7 +176,7 @@ class Move:
         self.finish = finish
 
     def __call__(self, key: Key, **details: Any) -> None:
-        ts = self._worker.tasks.get(key)
+        ts = self._worker.state.tasks.get(key)
         if ts is not None and ts.state != self.start:
             raise ValueError(f"task {key!r} is in state {ts.state!r}, not {self.start!r}")
         self._transition(key, self.finish, **details)
@@ -242,6 +242,24 @@ def _itself(entry: V) -> V:
     return entry
 
 
+class view(Generic[V]):
+    """A property of a worker that any may be set over, on a worker or in a subclass.
+
+    distributed's worker has no such attributes, so that users may have given it their own.
+    """
+
+    def __init__(self, look: Callable[[Any], V]) -> None:
+        self._look = look
+        self.__doc__ = look.__doc__
+
+    @overload
+    def __get__(self, worker: None, kind: type) -> view[V]: ...
+    @overload
+    def __get__(self, worker: StateViews, kind: type) -> V: ...
+    def __get__(self, worker: StateViews | None, kind: type) -> view[V] | V:
+        return self if worker is None else self._look(worker)
+
+
 class StateViews:
     """What a worker knows, by name. A mixin of ``fastworker.Worker``; changes nothing.
 
@@ -259,43 +277,43 @@ class StateViews:
         transition: Callable[..., None]
         transition_dep: Callable[..., None]
 
-    @property
+    @view
     def tasks(self) -> Mapping[Key, TaskState]:
         """Every key that the worker knows of: tasks it was given and data they need."""
         return MappingView(self.state.tasks, _itself)
 
-    @property
+    @view
     def task_state(self) -> Mapping[Key, str]:
         """The state of every key in ``tasks``."""
         return MappingView(self.state.tasks, lambda ts: ts.state)
 
-    @property
+    @view
     def priorities(self) -> Mapping[Key, tuple[Any, ...]]:
         """The priority of every key that has one; the smallest goes first."""
         return MappingView(self.state.tasks, _priority, lambda ts: ts.priority is not None)
 
-    @property
+    @view
     def priority_counter(self) -> int:
         """Goes down by one a task; of two tasks of equal rank, the newer one has the lower."""
         generation: int = self.state.generation
         return generation
 
-    @property
+    @view
     def dep_state(self) -> Mapping[Key, str]:
         """The state of every key that some task on this worker needs."""
         return MappingView(self.state.tasks, lambda ts: ts.state, lambda ts: ts.dependents)
 
-    @property
+    @view
     def dependencies(self) -> Mapping[Key, frozenset[Key]]:
         """The keys that each key needs to run; empty for plain data."""
         return MappingView(self.state.tasks, lambda ts: _keys(ts.dependencies))
 
-    @property
+    @view
     def dependents(self) -> Mapping[Key, frozenset[Key]]:
         """The keys on this worker that need each key."""
         return MappingView(self.state.tasks, lambda ts: _keys(ts.dependents))
 
-    @property
+    @view
     def waiting_for_data(self) -> Mapping[Key, frozenset[Key]]:
         """The keys that each waiting task still lacks; tasks that lack none are not in it."""
         return MappingView(
@@ -304,7 +322,7 @@ class StateViews:
             lambda ts: ts.waiting_for_data,
         )
 
-    @property
+    @view
     def data_needed(self) -> Set[TaskState]:
         """The tasks whose data is to be fetched and has not been asked for yet."""
         return TaskSetView(
@@ -312,62 +330,62 @@ class StateViews:
             lambda state: {ts for tasks in list(state.data_needed.values()) for ts in tasks},
         )
 
-    @property
+    @view
     def pending_data_per_worker(self) -> Mapping[str, list[Key]]:
         """The keys to be fetched from each peer, the most urgent first."""
         return MappingView(
             self.state.data_needed, lambda tasks: [ts.key for ts in by_priority(tasks)], len
         )
 
-    @property
+    @view
     def ready(self) -> ReadyView:
         """The tasks that could run now if a thread were free, in the order they will run."""
         return ReadyView(self.state)
 
-    @property
+    @view
     def who_has(self) -> Mapping[Key, frozenset[str]]:
         """The peers that hold each key, as far as this worker knows."""
         return MappingView(
             self.state.tasks, lambda ts: frozenset(ts.who_has), lambda ts: ts.who_has
         )
 
-    @property
+    @view
     def has_what(self) -> Mapping[str, frozenset[Key]]:
         """The keys that each peer holds, of those this worker cares for."""
         return MappingView(self.state.has_what, frozenset, len)
 
-    @property
+    @view
     def in_flight_workers(self) -> Mapping[str, frozenset[Key]]:
         """The keys on their way here from each peer."""
         return MappingView(self.state.in_flight_workers, frozenset)
 
-    @property
+    @view
     def missing_dep_flight(self) -> Set[TaskState]:
         """The tasks whose data nobody is known to hold."""
         return TaskSetView(self.state, lambda state: state.missing_dep_flight)
 
-    @property
+    @view
     def transitions(self) -> Mapping[tuple[str, str], Move]:
         """The valid transitions of a task: ``transitions["fetch", "released"](key)``."""
         return TransitionsView(self, TRANSITIONS, self.transition)
 
-    @property
+    @view
     def dep_transitions(self) -> Mapping[tuple[str, str], Move]:
         """Those of ``transitions`` that a key goes through as the input of a task."""
         return TransitionsView(self, DEPENDENCY_TRANSITIONS, self.transition_dep)
 
-    @property
+    @view
     def compute_stream_handlers(self) -> Mapping[str, Callable[..., Any]]:
         """What the scheduler can ask for on its stream, by the name of the operation."""
         return self.stream_handlers
 
-    @property
+    @view
     def scheduler_address(self) -> str:
         """For example ``tcp://127.0.0.1:8786``."""
         address: str = self.scheduler.address
         return address
 
-    @property
+    @view
     def connection_pool(self) -> ConnectionPool:
         """The connections to peers and to the scheduler's RPC port, kept for re-use."""
         return self.rpc

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator
+import threading
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import dask
@@ -41,11 +42,12 @@ from fastworker.data.serving import Serving
 from fastworker.data.store import Store
 from fastworker.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.execution.engine import Engine
-from fastworker.execution.pool import PullThreadPoolExecutor
+from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
 from fastworker.hand_back import HandBack
 from fastworker.heartbeat import Heartbeat
 from fastworker.identity import Identity
 from fastworker.metrics import Metrics
+from fastworker.overrides import Overrides
 from fastworker.profiling import Profiling
 from fastworker.spans import SpansExtension
 from fastworker.stream import NATIVE, SchedulerStream, UnloadableTask
@@ -87,6 +89,7 @@ class Worker(
     Identity,
     HandBack,
     LostResults,
+    Overrides,
     distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.
@@ -118,9 +121,10 @@ class Worker(
         if by_default:
             scheduler_ip = DEFAULT_SCHEDULER if scheduler_port is None else "127.0.0.1"
         kwargs.setdefault("WorkerStateClass", WorkerState)
-        if kwargs.get("extensions") is None:
-            kwargs["extensions"] = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
-        super().__init__(scheduler_ip, scheduler_port, **kwargs)
+        extensions = kwargs.pop("extensions", None)
+        if extensions is None:
+            extensions = {**DEFAULT_EXTENSIONS, "spans": SpansExtension}
+        super().__init__(scheduler_ip, scheduler_port, extensions={}, **kwargs)
         if by_default and (configured := dask.config.get("scheduler-address", None)):
             # By a preload, which has run since.
             self._use_scheduler(configured, kwargs.get("protocol"))
@@ -132,6 +136,8 @@ class Worker(
         self.stream_handlers["compute-task"] = self._handle_compute_task
         self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
         self._native_handlers = {op: self.stream_handlers[op] for op in NATIVE.values()}
+        # Not before: an extension may keep any part of the worker, or replace it
+        self.extensions = {name: extension(self) for name, extension in extensions.items()}
 
     def _watch_spare_memory(self) -> None:
         """Have memory that the comm keeps given back whenever the process's memory is measured.
@@ -165,17 +171,16 @@ class Worker(
         """What runs plain tasks without the event loop, in threads of its own.
 
         None where everything goes the way of stock: with a state machine, a default executor or a
-        mapping for results of the user's, or a subclass that has its own idea of how to execute a
-        task. A state machine derived from ours is the user's too. What is the user's may have been
-        written for the thread of the event loop, and no other.
+        mapping for results of the user's, or a subclass that has its own idea of a method which the
+        engine would not call. A state machine derived from ours is the user's too. What is the
+        user's may have been written for the thread of the event loop, and no other.
         """
         pool = self.executors["default"]
         if (
             type(self.state) is not WorkerState
             or type(self.data) not in (Store, dict)
             or type(pool) is not ThreadPoolExecutor
-            or type(self).execute is not Worker.execute
-            or type(self).handle_stimulus is not Worker.handle_stimulus
+            or self._overrides(Worker)
         ):
             return None
         # Nothing has been submitted yet, so that the pool it replaces has no threads
@@ -322,21 +327,26 @@ class Worker(
     def _handle_native(self, message: ComputeTask | FreeKeys) -> None:
         """Give it to the engine, unless the handler of its op has been replaced."""
         op = NATIVE[type(message)]
-        replaced = self._engine is None or self.stream_handlers[op] != self._native_handlers[op]
+        engine = self._engine
+        replaced = (
+            engine is None
+            or self.stream_handlers[op] != self._native_handlers[op]
+            or engine.replaced
+        )
         if replaced or (type(message) is ComputeTask and type(message.run_spec) is UnloadableTask):
             fields = message.to_dict()
             self.stream_handlers[fields.pop("op")](**fields)
         else:
-            assert self._engine is not None
+            assert engine is not None
             try:
-                self._engine.take_on(message)
+                engine.take_on(message)
             except Exception as error:
                 self._fail_as_thread_did(error, getattr(message, "key", None))
 
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]
         if type(task) is not UnloadableTask:
-            if self._engine is not None:
+            if self._engine is not None and not self._engine.replaced:
                 self._engine.compute(**message)
             else:
                 self.handle_stimulus(ComputeTaskEvent(**message))
@@ -380,7 +390,7 @@ class Worker(
         """Log an event under a topic, or several, at the scheduler. May be called in any thread.
 
         What a task logs, or prints where that is forwarded, reaches the scheduler before the news
-        of its end.
+        of its end. A `batched_send` of the user's is called on the event loop.
 
         Raises TypeError if msgpack does not know what to do with ``msg``.
         """
@@ -388,8 +398,14 @@ class Worker(
             raise TypeError(
                 f"Message must be msgpack serializable. Got type(msg)={type(msg)} instead."
             )
+        event = {"op": "log-event", "topic": topic, "msg": msg}
+        send = self.batched_send
+        ours = getattr(send, "__func__", None) is Worker.batched_send
+        if not ours and threading.get_ident() != self.thread_id:
+            self.loop.add_callback(send, event)
+            return
         with contextlib.suppress(CommClosedError):  # closed since batched_send has looked
-            self.batched_send({"op": "log-event", "topic": topic, "msg": msg})
+            send(event)
 
     # Results
 
@@ -483,16 +499,6 @@ class Worker(
             return "..."
         names = ", ".join(str(key) for key in list(gather.to_gather)[:NAMED_KEYS])
         return names if len(names) <= NAMED_KEYS_CHARS else names[: NAMED_KEYS_CHARS - 3] + "..."
-
-
-class ActiveKeys(set[Key]):
-    """The keys of the tasks that run, which any thread may add to or take from at any time.
-
-    Iteration goes over a copy, made in one operation.
-    """
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(list(super().copy()))
 
 
 #: In these states a task has been given its run_spec, or has no need of one any more.

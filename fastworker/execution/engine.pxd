@@ -23,6 +23,10 @@ cdef class Engine:
     cdef readonly object loop  # asyncio's
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
 
+    # Set on the event loop; any thread may look, and does what was right a moment before
+    cdef readonly bint replaced  # a method of `NOT_CALLED` is the user's
+    cdef bint sends  # `batched_send` is not
+
     # Guarded by state.lock
     # The worker's set of the same name; of its tasks the run_spec is kept when they have been run
     cdef set by_hand

@@ -39,6 +39,9 @@ cdef extern from "Python.h":
 
 cdef tuple RUNNING = tuple(WORKER_ANY_RUNNING)
 
+#: Methods of a worker that stock's way of a task calls on the event loop, and the engine does not.
+NOT_CALLED = frozenset({"execute", "handle_stimulus", "batched_send", "digest_metric"})
+
 
 cdef bint is_coroutine(object run_spec) except -1:
     """``run_spec.is_coro``, but without the introspection for what is plainly a plain function."""
@@ -80,6 +83,7 @@ cdef class Engine:
         self.memory = fast if isinstance(fast, Memory) else None
         self.by_hand = worker.by_hand
         self.watchers = {}
+        self.look_at_methods()
 
     def start(self, loop):
         """To be called in the event loop, in the context that tasks are to have.
@@ -98,6 +102,15 @@ cdef class Engine:
                 return True
         return False
 
+    def look_at_methods(self):
+        """To be called when the worker has been given, or has lost, an attribute of `NOT_CALLED`.
+
+        A function of the user's in the place of such a method stands for itself on the event loop,
+        and tasks go the way of stock.
+        """
+        self.replaced = any([name in self.worker_vars for name in NOT_CALLED])
+        self.sends = "batched_send" not in self.worker_vars
+
     cdef bint is_plain(self, TaskState ts) except -1:
         """Whether a pull thread may run the task; others go the way of stock, by the event loop.
 
@@ -108,7 +121,7 @@ cdef class Engine:
         cdef dict actors = self.state.actors
         if self.loop is None or self.state.hooks is not None or ts.run_spec is None:
             return False
-        if self.executors.get("default") is not self.pool or "execute" in self.worker_vars:
+        if self.executors.get("default") is not self.pool or self.replaced:
             return False
         if ts.annotations and ts.annotations.get("executor", "default") != "default":
             return False
@@ -137,7 +150,7 @@ cdef class Engine:
                 else:
                     self.put(record)
                     self.n_put += 1
-            elif not self.outbox.add_record(record):
+            elif not self.sends or not self.outbox.add_record(record):
                 others.append(record)
         return mine
 

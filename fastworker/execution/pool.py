@@ -1,15 +1,17 @@
-"""The thread pool whose threads fetch their own work."""
+"""The thread pool whose threads fetch their own work, and the keys of what runs."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from dask.typing import Key
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
 from fastworker.core.records import Run
@@ -108,6 +110,16 @@ class PullThreadPoolExecutor(ThreadPoolExecutor):
         deadline = None if timeout is None else monotonic() + timeout
         for thread in threads if wait else ():
             thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+
+
+class ActiveKeys(set[Key]):
+    """The keys of the tasks that run, which any thread may add to or take from at any time.
+
+    Iteration goes over a copy, made in one operation.
+    """
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(list(super().copy()))
 
 
 def pull(pool: PullThreadPoolExecutor) -> None:

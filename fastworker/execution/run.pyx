@@ -356,7 +356,7 @@ cdef class Runner:
         try:
             watchers = self.engine.take_watchers(key)
             self.threads[key] = self.ident
-            has_hooks = self.state.find_hooks()
+            has_hooks = self.state.find_hooks() or self.engine.replaced
             if has_hooks or watchers is not None:
                 event = ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
@@ -443,7 +443,7 @@ cdef class Runner:
             self.threads[self.key] = self.ident
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
             _held = self.drop()
-            if self.state.find_hooks():
+            if self.state.find_hooks() or self.engine.replaced:
                 self.engine.leave_to_loop(event)
             else:
                 records = self.state.handle_events((event,))

@@ -32,9 +32,9 @@ logger = get_logger("scheduler")
 async def dask_setup(server: Any) -> None:
     """Called by Dask when this module is preloaded into a scheduler or a client.
 
-    With a bad value in the configuration the server runs on without the lane, and so does a server
-    of another kind, such as a worker; an error in the log says so. Raises RuntimeError as
-    ``LowLatency.start`` does.
+    With a bad value in the configuration, or in a distributed that the lane does not know, the
+    server runs on without the lane, and so does a server of another kind, such as a worker; an
+    error in the log says so. Raises RuntimeError as ``LowLatency.start`` does.
     """
     if not isinstance(server, (Client, Scheduler)):
         logger.error(
@@ -50,7 +50,7 @@ async def dask_setup(server: Any) -> None:
             server.add_plugin(plugin)
         elif LowLatencySettings.load().client:
             low_latency_client(server)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         kind = "scheduler" if isinstance(server, Scheduler) else "client"
         logger.error("This %s runs without the low-latency lane: %s", kind, error)
 

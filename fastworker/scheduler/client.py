@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from distributed import Client
@@ -9,6 +10,7 @@ from distributed import Client
 from fastworker.config import LowLatencySettings
 from fastworker.known_keys import warn_of_unknown_keys
 from fastworker.logs import get_logger
+from fastworker.scheduler import needs
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
 logger = get_logger("scheduler")
@@ -23,7 +25,8 @@ class LowLatencyClient:
         self.burst = settings.burst
         # Why a patch: a client that lost its scheduler makes a new stream when it has found it
         # again, and tells nobody. It shadows the method of this one object, is taken away in
-        # remove(), and calls the method itself.
+        # remove(), and calls what was there before.
+        self._shadowed = vars(client).get("_ensure_connected")
         client._ensure_connected = self._ensure_connected
         self._quicken()
         logger.debug("Low-latency lane installed in client %s", client.id)
@@ -31,7 +34,8 @@ class LowLatencyClient:
     async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
         client = self.client
         if client is not None:
-            await type(client)._ensure_connected(client, *args, **kwargs)
+            before = self._shadowed or partial(type(client)._ensure_connected, client)
+            await before(*args, **kwargs)
             self._quicken()
 
     def _quicken(self) -> None:
@@ -43,8 +47,10 @@ class LowLatencyClient:
         client, self.client = self.client, None
         if client is None:
             return
-        if client.__dict__.get("_ensure_connected") == self._ensure_connected:
+        if vars(client).get("_ensure_connected") == self._ensure_connected:
             del client._ensure_connected
+            if self._shadowed is not None:
+                client._ensure_connected = self._shadowed
         if client.scheduler_comm is not None:
             slow_down(client.scheduler_comm)
         logger.debug("Low-latency lane removed from client %s", client.id)
@@ -64,11 +70,15 @@ def low_latency_client(client: Client, **overrides: Any) -> LowLatencyClient:
     Keyword arguments override ``fastworker.low-latency`` of this process: ``burst`` and ``busy``.
     A client that is quick already keeps what it has.
 
-    Raises TypeError for something that is no client or for an unknown keyword, and ValueError for
-    a bad value.
+    Raises TypeError for something that is no client or for an unknown keyword, ValueError for a
+    bad value, and NotImplementedError for a client that it does not know.
     """
     if not isinstance(client, Client):
         raise TypeError(f"expected a distributed.Client, got {client!r}")
     warn_of_unknown_keys()
     settings = LowLatencySettings.load(overrides)
-    return LowLatencyClient.of(client) or LowLatencyClient(client, settings)
+    quick = LowLatencyClient.of(client)
+    if quick is None:
+        needs.check(client, needs.OF_CLIENT)
+        quick = LowLatencyClient(client, settings)
+    return quick

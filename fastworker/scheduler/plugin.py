@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from distributed.batched import BatchedSend
@@ -13,6 +14,7 @@ from distributed.scheduler import Scheduler
 from fastworker.config import LowLatencySettings, checked
 from fastworker.known_keys import warn_of_unknown_keys
 from fastworker.logs import get_logger
+from fastworker.scheduler import needs
 from fastworker.scheduler.rootqueue import RootQueue
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
@@ -84,6 +86,8 @@ class LowLatency(SchedulerPlugin):
         self.load: LoopLoad | None = None
         self.queue: RootQueue | None = None
         self.settings: LowLatencySettings | None = None
+        #: What another patch has put in the place of the scheduler's ``remove_plugin`` before.
+        self._shadowed: Callable[..., None] | None = None
 
     def __reduce__(self) -> Any:
         # It travels from the client as what it was made of, also out of a scheduler that runs it.
@@ -93,8 +97,8 @@ class LowLatency(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         """Put the lane in. Once it is in, another call does nothing.
 
-        Raises ValueError for a bad value in the configuration, and RuntimeError where another
-        LowLatency is at work.
+        Raises ValueError for a bad value in the configuration, RuntimeError where another
+        LowLatency is at work, and NotImplementedError in a scheduler that it does not know.
         """
         if self.scheduler is not None:
             if self.scheduler is not scheduler:
@@ -105,6 +109,7 @@ class LowLatency(SchedulerPlugin):
                 raise RuntimeError(f"this scheduler has a low-latency lane already: {name!r}")
         warn_of_unknown_keys()
         settings = LowLatencySettings.load(self.overrides)
+        needs.check(scheduler, needs.OF_SCHEDULER)
         self.scheduler = scheduler
         self.settings = settings
         if settings.streams:
@@ -115,7 +120,8 @@ class LowLatency(SchedulerPlugin):
             self.queue = RootQueue(scheduler, settings)
         # Why a patch: a plugin that is unregistered is not told, and streams that stayed quick
         # would be no stock scheduler. It shadows the method of this one object, is taken away in
-        # remove(), and calls the method itself.
+        # remove(), and calls what was there before.
+        self._shadowed = vars(scheduler).get("remove_plugin")
         scheduler.remove_plugin = self._remove_plugin
         logger.info("Low-latency lane installed: %s", settings)
 
@@ -132,15 +138,18 @@ class LowLatency(SchedulerPlugin):
             slow_down(stream)
         if self.queue is not None:
             self.queue.close()
-        if scheduler.__dict__.get("remove_plugin") == self._remove_plugin:
+        if vars(scheduler).get("remove_plugin") == self._remove_plugin:
             del scheduler.remove_plugin
+            if self._shadowed is not None:
+                scheduler.remove_plugin = self._shadowed
+        self._shadowed = None
         self.scheduler = self.load = self.queue = self.settings = None
         logger.info("Low-latency lane removed")
 
     def _remove_plugin(self, name: str | None = None) -> None:
         scheduler = self.scheduler
         assert scheduler is not None
-        type(scheduler).remove_plugin(scheduler, name)
+        (self._shadowed or partial(type(scheduler).remove_plugin, scheduler))(name)
         if self not in scheduler.plugins.values():
             self.remove()
 

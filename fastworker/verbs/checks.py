@@ -18,7 +18,7 @@ STATES: tuple[str, ...] = get_args(TaskStateState)
 
 def a_key(key: Any) -> Key:
     """A Dask key that is not blank."""
-    if key in (None, b"", ()) or (isinstance(key, str) and not key.strip()):
+    if key in (None, b"", "", ()):
         raise ValueError(f"a task needs a key; got a blank one: {key!r}")
     validate_key(key)
     return key

@@ -37,6 +37,24 @@ async def test_on_and_off(client, scheduler, a, b):
 
 
 @cluster()
+async def test_beside_another_patch(client, scheduler, a, b):
+    connected = []
+
+    async def patch(*args, **kwargs):
+        connected.append(args)
+        await Client._ensure_connected(client, *args, **kwargs)
+
+    client._ensure_connected = patch
+    quick = low_latency_client(client)
+    old = client.scheduler_comm
+    old.comm.abort()
+    await until(lambda: type(client.scheduler_comm) is EagerSend and client.scheduler_comm != old)
+    assert connected
+    quick.remove()
+    assert client._ensure_connected is patch
+
+
+@cluster()
 async def test_its_messages_do_not_wait(client, scheduler, a, b):
     """With an interval of an hour, nothing but an early send gets through."""
     client.scheduler_comm.interval = 3600.0

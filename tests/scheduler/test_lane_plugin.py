@@ -137,6 +137,23 @@ async def test_switches(client, scheduler, a, b):
 
 
 @cluster()
+async def test_beside_another_patch(client, scheduler, a, b):
+    removed = []
+
+    def patch(name=None):
+        removed.append(name)
+        StockScheduler.remove_plugin(scheduler, name)
+
+    scheduler.remove_plugin = patch
+    await client.register_plugin(LowLatency())
+    await client.unregister_scheduler_plugin(LowLatency.name)
+    assert removed == [LowLatency.name]
+    assert scheduler.remove_plugin is patch
+    del scheduler.remove_plugin
+    assert is_stock(scheduler)
+
+
+@cluster()
 async def test_a_bad_configuration_reaches_the_client(client, scheduler, a, b):
     before = snapshot(scheduler)
     with dask.config.set({"fastworker.low-latency.burst": "many"}):
