@@ -31,7 +31,7 @@ class Nanny(distributed.Nanny):
 
     Takes what ``distributed.Nanny`` takes. ``LocalCluster(worker_class=fastworker.Nanny)`` is a
     cluster of worker processes; ``dask worker --worker-class fastworker.Worker`` makes a stock
-    nanny with the same worker.
+    nanny with the same worker. Raises TypeError where another nanny makes it as its worker.
     """
 
     #: Those of this process; all of them are in the thread of one event loop that ends with them.
@@ -40,6 +40,13 @@ class Nanny(distributed.Nanny):
     def __init__(
         self, *args: Any, worker_class: type[distributed.Worker] | None = None, **kwargs: Any
     ) -> None:
+        if "nanny" in kwargs:
+            # What a nanny calls its worker class with. distributed's only says that daemonic
+            # processes have no children.
+            raise TypeError(
+                "a nanny cannot be the worker of another; as the worker class of a command, name "
+                "fastworker.Worker: its nanny comes by itself"
+            )
         use_configured()
         super().__init__(*args, worker_class=worker_class or Worker, **kwargs)
         self._alive.add(self)

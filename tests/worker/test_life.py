@@ -409,6 +409,16 @@ async def test_nanny(c, s, a):
     assert await c.submit(inc, 2) == 3
 
 
+@gen_cluster(nthreads=[], timeout=60)
+async def test_a_nanny_as_the_worker_of_a_nanny(s):
+    """It happens: LocalCluster takes either class, `--worker-class` only that of a worker."""
+    with captured_logger("distributed"), pytest.raises(RuntimeError) as raised:
+        await distributed.Nanny(s.address, worker_class=fastworker.Nanny)
+    cause = raised.value.__cause__
+    assert isinstance(cause, TypeError)
+    assert "a nanny cannot be the worker of another; as the worker class" in str(cause)
+
+
 @pytest.mark.parametrize("processes", [True, False], ids=["processes", "in-process"])
 def test_local_cluster(processes):
     with distributed.LocalCluster(
