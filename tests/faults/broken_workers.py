@@ -43,19 +43,12 @@ class Hoarding(Losing):
 
 
 class Littering(fastworker.Worker):
-    """Leaves a temporary directory behind, and a semaphore."""
+    """Leaves a temporary directory, a semaphore and a process behind."""
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         tempfile.mkdtemp(prefix="litter-")
         name = multiprocessing.current_process()._config["semprefix"] + "-litter"
         _multiprocessing.SemLock(1, 1, 1, name, False)
-        return await super().close(*args, **kwargs)
-
-
-class Spawning(fastworker.Worker):
-    """Leaves a process behind."""
-
-    async def close(self, *args: Any, **kwargs: Any) -> Any:
         subprocess.Popen(["sleep", "300"], start_new_session=True)
         return await super().close(*args, **kwargs)
 

@@ -33,7 +33,7 @@ KINDS = {"ours": "fastworker", "worker-class": "worker-class", "stock": "stock"}
 
 def play(plan: Plan, options: argparse.Namespace) -> bool:
     """Run one episode; whether all was well."""
-    directory = Path(tempfile.mkdtemp(prefix="faults-", dir=options.directory))
+    directory = Path(tempfile.mkdtemp(prefix="faults-", dir=options.directory)).resolve()
     episode = Episode(
         plan, directory, KINDS[options.worker], options.worker_option, options.patience
     )
