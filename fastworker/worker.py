@@ -21,12 +21,7 @@ from distributed.utils import _offload_executor, wait_for
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
-    Execute,
-    GatherDep,
-    Instruction,
     RemoveReplicasEvent,
-    RetryBusyWorkerLater,
-    SendMessageToScheduler,
     StateMachineEvent,
 )
 
@@ -43,6 +38,7 @@ from fastworker.data.store import Store
 from fastworker.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.execution.engine import Engine
 from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
+from fastworker.following import Following
 from fastworker.hand_back import HandBack
 from fastworker.heartbeat import Heartbeat
 from fastworker.identity import Identity
@@ -71,11 +67,6 @@ CLOSE_TIMEOUT = 30.0
 #: Seconds after which to try again to drop data that was in use.
 REMOVE_AGAIN_AFTER = 0.5
 
-#: How many keys of a transfer to spell out in the name of its asyncio task, and in how many
-#: characters, when the worker validates itself.
-NAMED_KEYS = 27
-NAMED_KEYS_CHARS = 80
-
 
 class Worker(
     Verbs,
@@ -90,6 +81,7 @@ class Worker(
     HandBack,
     LostResults,
     Overrides,
+    Following,
     distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.
@@ -458,47 +450,6 @@ class Worker(
         if hasattr(error, "to_event"):
             topic, message = error.to_event()
             self.log_event(topic, message)
-
-    def _follow(self, instructions: Iterable[Instruction]) -> None:
-        """Carry out the state machine's instructions, in order.
-
-        Messages go to the scheduler's stream. The rest become asyncio tasks, each of which ends
-        with an event that goes back to the state machine.
-        """
-        for instruction in instructions:
-            if isinstance(instruction, SendMessageToScheduler):
-                self.batched_send(instruction.to_dict())
-            elif isinstance(instruction, Execute):
-                self._start_async_instruction(
-                    f"execute({instruction.key!r})",
-                    self.execute,
-                    instruction.key,
-                    span_id=self.state.tasks[instruction.key].span_id,
-                    stimulus_id=instruction.stimulus_id,
-                )
-            elif isinstance(instruction, GatherDep):
-                self._start_async_instruction(
-                    f"gather_dep({instruction.worker}, {{{self._name_keys(instruction)}}})",
-                    self.gather_dep,
-                    instruction.worker,
-                    instruction.to_gather,
-                    total_nbytes=instruction.total_nbytes,
-                    stimulus_id=instruction.stimulus_id,
-                )
-            elif isinstance(instruction, RetryBusyWorkerLater):
-                self._start_async_instruction(
-                    f"retry_busy_worker_later({instruction.worker})",
-                    self.retry_busy_worker_later,
-                    instruction.worker,
-                )
-            else:
-                raise TypeError(f"not an instruction of the state machine: {instruction!r}")
-
-    def _name_keys(self, gather: GatherDep) -> str:
-        if not self.debug:
-            return "..."
-        names = ", ".join(str(key) for key in list(gather.to_gather)[:NAMED_KEYS])
-        return names if len(names) <= NAMED_KEYS_CHARS else names[: NAMED_KEYS_CHARS - 3] + "..."
 
 
 #: In these states a task has been given its run_spec, or has no need of one any more.
