@@ -155,7 +155,7 @@ JOBS: dict[str, Job] = {
     "shuffle-p2p": Job(shuffle("p2p"), needs="pyarrow"),
     "shuffle-tasks": Job(shuffle("tasks"), needs="pyarrow"),
     "failures": Job(failures, judged=False),
-    "transfers": Job(transfers),
+    "transfers": Job(transfers, quick=True),
     "served-and-released": Job(
         served_and_released, memory_limit=MEMORY_LIMIT, quick=True, needs="pandas"
     ),

@@ -3,7 +3,7 @@
 Each job has a cluster of its own: a scheduler and two worker processes with nannies, which set the
 allocator up as they do for users. The peak is the largest resident memory that the kernel saw of
 each process, added up; what is left is looked at some seconds after the job is done and its results
-are released.
+are released. Of several rounds the worst one counts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from clusters import OURS, STOCK, cluster
@@ -22,7 +23,8 @@ from memory_jobs import JOBS, Job
 pytestmark = [pytest.mark.timeout(600)]
 
 MOST = 1.05
-"""The target: the peak is at most so many times stock's."""
+"""The target: the peak, and what is left, are at most so many times stock's. Spare memory is to be
+given back by then."""
 
 SETTLE = 1.0
 """Seconds that a worker is given before its job begins."""
@@ -39,12 +41,30 @@ def memory_of(pid: int, field: str) -> float:
     raise RuntimeError(f"process {pid} has no {field}")
 
 
+class Figures(NamedTuple):
+    """Of all workers together."""
+
+    peak: float  # MB
+    left: float  # MB
+    pauses: int
+
+
 def pids_of(client: Client) -> set[int]:
     return set(client.run(os.getpid).values())
 
 
-def measure(job: Job, client: Client) -> tuple[float, float]:
-    """Megabytes of all workers: at the peak, and what is left.
+def pauses_of(client: Client) -> int:
+    """How often workers have paused, as the scheduler has logged it."""
+    events = [event for log in client.get_events().values() for _, event in log]
+    return sum(
+        event["action"] == "worker-status-change" and event["status"] == "paused"
+        for event in events
+        if isinstance(event, dict) and "action" in event
+    )
+
+
+def measure(job: Job, client: Client) -> Figures:
+    """Run the job on its workers.
 
     Raises RuntimeError if a worker did not live to the end.
     """
@@ -56,9 +76,10 @@ def measure(job: Job, client: Client) -> tuple[float, float]:
     time.sleep(LEFT_AFTER)
     if pids_of(client) != pids:
         raise RuntimeError("a worker was killed")
-    return (
+    return Figures(
         sum(memory_of(pid, "VmHWM") for pid in pids),
         sum(memory_of(pid, "VmRSS") for pid in pids),
+        pauses_of(client),
     )
 
 
@@ -77,17 +98,18 @@ def test_memory(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import the jobs
     for variable, value in job.config.items():
         monkeypatch.setenv(variable, value)
-    peaks: dict[str, list[float]] = {"stock": [], "ours": []}
-    left: dict[str, list[float]] = {"stock": [], "ours": []}
+    seen: dict[str, list[Figures]] = {"stock": [], "ours": []}
     for turn in range(rounds_of(record)):
         for side, command in (("stock", STOCK), ("ours", OURS)):
             with cluster(
                 tmp_path, f"{side}-{turn}", [command] * 2, memory_limit=job.memory_limit
             ) as client:
-                peak, rest = measure(job, client)
-            peaks[side].append(peak)
-            left[side].append(rest)
-    best_peaks = {side: min(figures) for side, figures in peaks.items()}
-    best_left = {side: min(figures) for side, figures in left.items()}
-    record(f"job-memory/{name}", unit="MB", at_least=1 / MOST, judged=job.judged, **best_peaks)
-    record(f"job-memory/{name}/left", unit="MB", judged=False, **best_left)
+                seen[side].append(measure(job, client))
+    peaks = {side: max(each.peak for each in rounds) for side, rounds in seen.items()}
+    left = {side: max(each.left for each in rounds) for side, rounds in seen.items()}
+    # One more, as nothing is no figure to divide by
+    pauses = {side: 1.0 + max(each.pauses for each in rounds) for side, rounds in seen.items()}
+    record(f"job-memory/{name}", unit="MB", at_least=1 / MOST, judged=job.judged, **peaks)
+    record(f"job-memory/{name}/left", unit="MB", at_least=1 / MOST, judged=job.judged, **left)
+    if job.memory_limit != "0":
+        record(f"job-pauses/{name}", unit="pauses+1", at_least=1.0, judged=False, **pauses)

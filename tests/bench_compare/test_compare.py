@@ -77,6 +77,20 @@ def test_same_ratios_pass(files: Files, capsys: pytest.CaptureFixture[str]) -> N
     assert files.again.read_text() == ""
 
 
+def test_memory_of_jobs_has_a_tolerance_of_its_own(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here and elsewhere: it hardly depends on the machine."""
+    saved = {"job-memory/a": entry(1.0), "b": entry(1.0)}
+    for cpu in ("this", "another"):
+        baseline = content(saved, cpu=cpu)
+        within = {"job-memory/a": entry(0.93), "b": entry(0.86)}
+        assert files.check(baseline, content(within, cpu="this")) == 0
+        beyond = {"job-memory/a": entry(0.91), "b": entry(0.86)}
+        assert files.check(baseline, content(beyond, cpu="this")) == 1
+        assert "REGRESSED: job-memory/a" in capsys.readouterr().out
+
+
 def test_regression_fails_and_names_its_test(
     files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
