@@ -6,14 +6,17 @@ take the same ones.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import difflib
 import errno
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -124,7 +127,7 @@ def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
     """Wait until the scheduler has written its file, if there is to be one.
 
     Workers and nannies wait for it too, but on the event loop, so that asyncio cannot act on the
-    first Ctrl-C.
+    first Ctrl-C. By then distributed would have written the file with the process's number.
     """
     from dask.utils import parse_timedelta
     from distributed.utils import json_load_robust
@@ -132,6 +135,9 @@ def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
     from fastworker.waiting import saying_that_it_waits_for_file
 
     if path := options["scheduler_file"]:
+        if pid_file := options["pid_file"]:
+            Path(pid_file).write_text(str(os.getpid()))
+            atexit.register(Path(pid_file).unlink, missing_ok=True)
         with saying_that_it_waits_for_file(logging.getLogger("distributed.worker"), path):
             json_load_robust(path, timeout=parse_timedelta(options.get("death_timeout")))
 

@@ -366,6 +366,28 @@ def interrupted(command: list[str], says: str) -> subprocess.Popen[str]:
         process.communicate()
 
 
+def test_the_pid_file_while_there_is_no_scheduler_file(tmp_path):
+    """It is there as soon as with dask worker, and gone in the end."""
+    pid = tmp_path / "pid"
+    arguments = ["--scheduler-file", str(tmp_path / "none.json"), "--pid-file", str(pid)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert pid.read_text() == str(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert not pid.exists()
+
+
 def test_a_scheduler_file_that_is_not_there(tmp_path):
     done = run("--scheduler-file", str(tmp_path / "none.json"), "--no-nanny", "--death-timeout=1")
     assert done.returncode == 1
