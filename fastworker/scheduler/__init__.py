@@ -2,7 +2,7 @@
 
 On a scheduler, either of::
 
-    dask scheduler --preload fastworker.scheduler
+    dask scheduler --preload fastworker.scheduler       # or fastworker, in short
     client.register_plugin(fastworker.scheduler.LowLatency())
 
 and on a client, either of::
