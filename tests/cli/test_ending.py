@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -371,6 +372,28 @@ def test_ctrl_c_with_a_nanny(client):
     assert re.search(r"Stopping worker at \S+ Reason: signal-2\n", output), output
     assert "Traceback" not in output and "still alive" not in output, output
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_endless_tasks_run(client):
+    """Of which nothing is left; the nanny gives them 8 s."""
+    process = start(client, "import os", "--nanny", "--nthreads", "3", command=FASTWORKER)
+    endless = [
+        lambda: all(True for _ in iter(int, 1)),
+        lambda: threading.Event().wait(),
+        lambda: time.sleep(3600),
+    ]
+    futures = [client.submit(function, pure=False) for function in endless]
+    while sum(client.run(lambda dask_worker: len(dask_worker.active_threads)).values()) < len(
+        futures
+    ):
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    output = ended(process)
+    assert "Traceback" not in output and "has not ended" not in output, output
+    assert process.returncode == 0
+    assert not psutil.wait_procs(children, timeout=30)[1]
 
 
 def test_a_worker_with_a_nanny_leaves_ctrl_c_to_it(client):
