@@ -193,7 +193,7 @@ def test_digests(stock, ours, name):
 def test_worker(stock, ours, name):
     """What the worker knows of itself."""
     mine, theirs = ours.workers[name], stock.workers[name]
-    assert mine["identity"] - theirs["identity"] == {"fastworker"}
+    assert mine["identity"] - theirs["identity"] == {"fastworker", "fastworker_comm"}
     assert theirs["identity"] <= mine["identity"]
     for what in (
         "metrics",
@@ -258,7 +258,7 @@ def test_dump(stock, ours):
     assert set(ours.dump["workers"]) == set(WORKERS)
     for name in WORKERS:
         mine, theirs = ours.dump["workers"][name], stock.dump["workers"][name]
-        assert set(mine) == {*theirs, "fastworker"}
+        assert set(mine) == {*theirs, "fastworker", "fastworker_comm"}
         assert set(mine["tasks"]) == set(theirs["tasks"])
         for key, task in theirs["tasks"].items():
             assert set(mine["tasks"][key]) == set(task), key
