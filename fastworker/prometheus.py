@@ -72,7 +72,7 @@ class Collector:
         yield tasks
         yield CounterMetricFamily(
             f"{prefix}_digest_values_dropped",
-            "Values that are missing from quantiles, for want of room.",
+            "Durations of tasks that are missing from quantiles, for want of room.",
             value=worker.execute_metrics.dropped,
         )
 
