@@ -109,7 +109,7 @@ async def test_input_with_a_copy_elsewhere(c: Any, s: Any, a: Any, b: Any) -> No
 
 @lossy
 async def test_scattered(c: Any, s: Any, a: Any, b: Any) -> None:
-    """What nobody can compute again is lost for those who want it, and for nothing else."""
+    """What cannot be computed again is lost to the clients that want it, and nothing else is."""
     futures = await c.scatter([make(i) for i in range(30)], workers=[a.address], hash=False)
     await settled(a.data)
     kept = [f for f in futures if f.key in a.data.memory]
