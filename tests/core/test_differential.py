@@ -216,7 +216,8 @@ def test_world_is_the_oracles_alone() -> None:
 def test_stories_leave_nothing_behind() -> None:
     """Whatever happens, errors included: no task outlives its state.
 
-    In a process of its own, since pytest keeps what was logged, tracebacks included.
+    In a process of its own, since pytest keeps what was logged, tracebacks included. Finalizers that
+    run in one collection can leave what they held to the next.
     """
     result = python(
         "-c",
@@ -228,7 +229,9 @@ from fastworker.core import TaskState, WorkerState
 tally = differential.Tally()
 assert differential.run(WorkerState, 1234, 8_000, tally) is None
 assert tally.n_events >= 8_000
-gc.collect()
+for _ in range(5):
+    if not gc.collect():
+        break
 assert len(TaskState._instances) == 0, list(TaskState._instances)
 """,
     )
