@@ -69,7 +69,7 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(start)
     def start_workers(**options: Any) -> None:
         from fastworker.comm import use_configured
-        from fastworker.ending import told_by_signal
+        from fastworker.control.ending import told_by_signal
 
         _check_scheduler(options)
         _check_values(options)
@@ -132,7 +132,7 @@ def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
     from dask.utils import parse_timedelta
     from distributed.utils import json_load_robust
 
-    from fastworker.waiting import saying_that_it_waits_for_file
+    from fastworker.link.waiting import saying_that_it_waits_for_file
 
     if path := options["scheduler_file"]:
         if pid_file := options["pid_file"]:

@@ -14,8 +14,8 @@ import distributed
 from distributed.core import Status
 
 from fastworker.comm import use_configured
-from fastworker.ending import end_in_time, end_in_time_after_signals
-from fastworker.waiting import say_what_it_waits_for
+from fastworker.control.ending import end_in_time, end_in_time_after_signals
+from fastworker.link.waiting import say_what_it_waits_for
 from fastworker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny")

@@ -25,33 +25,33 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from fastworker.breakdown import log_state
 from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.comm.outbox import Outbox
 from fastworker.config import number_of_threads, worker_setting
+from fastworker.control.by_hand import Verbs
+from fastworker.control.ending import end_in_time, end_in_time_after_signals, prepare_process
+from fastworker.control.hand_back import HandBack
+from fastworker.control.lost_results import LostResults
+from fastworker.control.shutdown import shutdown
+from fastworker.control.steering import users
+from fastworker.control.views import StateViews
 from fastworker.core import WorkerState
-from fastworker.dashboard import Dashboard
-from fastworker.data.fetching import Fetching
-from fastworker.data.lost import LostResults
-from fastworker.data.serving import Serving
 from fastworker.data.store import Store
-from fastworker.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.execution.engine import Engine
+from fastworker.execution.following import Following
+from fastworker.execution.overrides import Overrides
 from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
-from fastworker.following import Following
-from fastworker.hand_back import HandBack
-from fastworker.heartbeat import Heartbeat
-from fastworker.identity import Identity
-from fastworker.metrics import Metrics
-from fastworker.overrides import Overrides
-from fastworker.profiling import Profiling
-from fastworker.spans import SpansExtension
-from fastworker.stream import NATIVE, SchedulerStream, UnloadableTask
-from fastworker.termination import shutdown
-from fastworker.verbs import Verbs
-from fastworker.verbs.steering import users
-from fastworker.views import StateViews
-from fastworker.waiting import say_what_it_waits_for
+from fastworker.link.reader import NATIVE, SchedulerStream, UnloadableTask
+from fastworker.link.waiting import say_what_it_waits_for
+from fastworker.monitoring.breakdown import log_state
+from fastworker.monitoring.dashboard import Dashboard
+from fastworker.monitoring.heartbeat import Heartbeat
+from fastworker.monitoring.identity import Identity
+from fastworker.monitoring.metrics import Metrics
+from fastworker.monitoring.profiling import Profiling
+from fastworker.monitoring.spans import SpansExtension
+from fastworker.transfer.fetching import Fetching
+from fastworker.transfer.serving import Serving
 from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]

@@ -37,7 +37,7 @@ REASONS: dict[str, str] = {
     "test_core.py::test_prometheus_api_doc": (
         "wants each metric whose name begins with dask_ to be in the documentation of distributed. "
         "dask_fastworker_* are on the same page, as that is what Prometheus is told to read, and "
-        "are documented in fastworker/prometheus.py; every metric of stock's is there."
+        "are documented in fastworker/monitoring/prometheus.py; every metric of stock's is there."
     ),
     "test_worker.py::test_Worker__to_dict": (
         "wants a worker's dump to have just the keys that stock's has; here one more, fastworker, "

@@ -29,7 +29,7 @@ from fastworker.comm.sockets import connect_socket, encrypt
 from fastworker.comm.stream import Stream
 from fastworker.comm.tcp import TCP, TLS
 from fastworker.config import CommSettings
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 
 logger = logging.getLogger("distributed.comm.tcp")
 own_logger = get_logger("comm")  # for what distributed has no line for

@@ -31,7 +31,7 @@ from dask.utils import parse_timedelta
 
 from distributed.comm import CommClosedError
 
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 from fastworker.wire.encode_objects import MessagePacker
 
 from fastworker.comm.batch cimport unpacked

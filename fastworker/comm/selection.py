@@ -12,8 +12,8 @@ from distributed.comm.registry import backends
 
 from fastworker.comm.backend import TCPBackend, TLSBackend
 from fastworker.config import comm_choice
-from fastworker.known_keys import warn_of_unknown_keys
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
+from fastworker.config.unknown_keys import warn_of_unknown_keys
 
 logger = get_logger("comm")
 

@@ -21,7 +21,7 @@ from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from distributed.utils import ensure_memoryview
 
 from fastworker.comm.parser import FrameError
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 
 cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:

@@ -12,8 +12,8 @@ from distributed.metrics import context_meter
 from distributed.spill import AnyKeyFile, MaxSpillExceeded, PickleError, Slow, SpilledSize
 from distributed.utils import nbytes
 
+from fastworker.config.logs import get_logger
 from fastworker.data.sizes import nbytes_of
-from fastworker.logs import get_logger
 
 logger = get_logger("data")
 

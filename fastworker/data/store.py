@@ -14,11 +14,11 @@ from dask.typing import Key
 from distributed.metrics import context_meter
 from distributed.spill import MaxSpillExceeded, PickleError, SpillBuffer
 
+from fastworker.config.logs import get_logger
 from fastworker.data.disk import Disk, SpillFileLost
 from fastworker.data.entries import Entry
 from fastworker.data.memory import Memory
 from fastworker.data.sizes import nbytes_of
-from fastworker.logs import get_logger
 
 # Its rate limits are for all who spill
 logger = logging.getLogger("distributed.spill")

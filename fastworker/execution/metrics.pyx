@@ -10,7 +10,7 @@ from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport PyObject
 from libc.stdlib cimport free, malloc
 
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 
 logger = get_logger("execution")
 

@@ -15,8 +15,8 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
+from fastworker.config.logs import get_logger
 from fastworker.data.disk import SpillFileLost
-from fastworker.logs import get_logger
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState

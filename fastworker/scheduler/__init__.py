@@ -19,10 +19,10 @@ from typing import Any
 
 from distributed import Client, Scheduler
 
-from fastworker.config import LowLatencySettings
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 from fastworker.scheduler.client import LowLatencyClient, low_latency_client
 from fastworker.scheduler.plugin import LowLatency
+from fastworker.scheduler.settings import LowLatencySettings
 
 __all__ = ["LowLatency", "LowLatencyClient", "dask_setup", "dask_teardown", "low_latency_client"]
 

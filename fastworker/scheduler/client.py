@@ -7,10 +7,10 @@ from typing import Any
 
 from distributed import Client
 
-from fastworker.config import LowLatencySettings
-from fastworker.known_keys import warn_of_unknown_keys
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
+from fastworker.config.unknown_keys import warn_of_unknown_keys
 from fastworker.scheduler import needs
+from fastworker.scheduler.settings import LowLatencySettings
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
 logger = get_logger("scheduler")

@@ -11,11 +11,11 @@ from distributed.batched import BatchedSend
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.scheduler import Scheduler
 
-from fastworker.config import LowLatencySettings, checked
-from fastworker.known_keys import warn_of_unknown_keys
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
+from fastworker.config.unknown_keys import warn_of_unknown_keys
 from fastworker.scheduler import needs
 from fastworker.scheduler.rootqueue import RootQueue
+from fastworker.scheduler.settings import LowLatencySettings, checked
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
 logger = get_logger("scheduler")

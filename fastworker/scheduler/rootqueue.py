@@ -32,7 +32,7 @@ from typing import Any
 
 from distributed.scheduler import Scheduler, TaskGroup, TaskState, WorkerState
 
-from fastworker.config import LowLatencySettings
+from fastworker.scheduler.settings import LowLatencySettings
 
 AVERAGE_OVER = 8
 """The moving average of durations is over about that many tasks."""

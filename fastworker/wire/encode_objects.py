@@ -25,7 +25,7 @@ from distributed.protocol.serialize import (
 )
 from distributed.utils import ensure_memoryview
 
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 
 Frame = bytes | bytearray | memoryview
 

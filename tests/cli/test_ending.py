@@ -292,9 +292,9 @@ def test_a_nanny_that_closes_leaves_the_others_of_its_process(client):
 
 # The deadlines after a signal are short here.
 SOON = """
-import fastworker.ending, fastworker.nanny, fastworker.worker
+import fastworker.control.ending, fastworker.nanny, fastworker.worker
 fastworker.worker.CLOSE_TIMEOUT = fastworker.nanny.SIGNAL_TIMEOUT = 0.5
-fastworker.ending.LAST_RESORT = 0.5
+fastworker.control.ending.LAST_RESORT = 0.5
 """
 
 # Keeps the event loop from doing anything, not even hearing of the signal.

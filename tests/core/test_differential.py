@@ -216,8 +216,8 @@ def test_world_is_the_oracles_alone() -> None:
 def test_stories_leave_nothing_behind() -> None:
     """Whatever happens, errors included: no task outlives its state.
 
-    In a process of its own, since pytest keeps what was logged, tracebacks included. Finalizers that
-    run in one collection can leave what they held to the next.
+    In a process of its own, since pytest keeps what was logged, tracebacks included. Finalizers
+    that run in one collection can leave what they held to the next.
     """
     result = python(
         "-c",

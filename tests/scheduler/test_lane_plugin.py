@@ -16,8 +16,8 @@ from distributed.scheduler import Scheduler as StockScheduler
 from distributed.utils_test import async_poll_for, captured_logger, gen_cluster, gen_test
 from lane_tasks import increment
 
-from fastworker.config import LowLatencySettings
 from fastworker.scheduler import LowLatency
+from fastworker.scheduler.settings import LowLatencySettings
 from fastworker.scheduler.streams import EagerSend
 
 until = partial(async_poll_for, timeout=20, period=0.01)

@@ -22,8 +22,8 @@ from distributed.utils_test import gen_cluster, gen_test
 from wire_messages import as_stock, compute_task, frames_of, free_keys, same, stock
 
 import fastworker
-import fastworker.stream
-from fastworker.stream import SchedulerStream
+import fastworker.link.reader
+from fastworker.link.reader import SchedulerStream
 from fastworker.wire import ComputeTask, FreeKeys, WireError, decode
 
 
@@ -154,7 +154,7 @@ async def test_all_that_a_scheduler_sends(c, s, a, b):
         return decoded
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastworker.stream, "decode", checked)
+        patch.setattr(fastworker.link.reader, "decode", checked)
         with dask.annotate(retries=2, priority=3):
             xs = c.map(inc, range(50), pure=False)
         ys = c.map(operator.add, xs, xs[::-1], workers=[a.address])

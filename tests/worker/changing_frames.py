@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from fastworker.execution.frames import copy_stacks
+from fastworker.monitoring.stacks import copy_stacks
 
 LOOKS = 1000
 

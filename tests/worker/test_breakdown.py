@@ -10,7 +10,7 @@ from distributed.worker_state_machine import InvalidTransition, SecedeEvent
 from worker_clusters import gate, until
 
 import fastworker
-from fastworker.breakdown import MAX_CHARS, dump
+from fastworker.monitoring.breakdown import MAX_CHARS, dump
 
 
 def on_a_thread(worker, held):

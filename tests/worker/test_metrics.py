@@ -14,7 +14,7 @@ from distributed.metrics import DelayedMetricsLedger, context_meter
 from worker_clusters import ONE_WORKER, cluster
 
 from fastworker.execution.metrics import ExecuteMetrics
-from fastworker.metrics import MANY_NAMES
+from fastworker.monitoring.metrics import MANY_NAMES
 
 PARTS = ("thread_cpu", "thread_noncpu", "executor", "other")
 

@@ -11,7 +11,7 @@ from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import InvalidTransition
 from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
-from fastworker.verbs.checks import STATES
+from fastworker.control.checks import STATES
 
 
 def fail(x):

@@ -16,7 +16,7 @@ from distributed.worker import DEFAULT_EXTENSIONS
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
 import fastworker
-from fastworker.views import StateViews, view
+from fastworker.control.views import StateViews, view
 
 VIEWS = sorted(name for name, value in vars(StateViews).items() if isinstance(value, view))
 

@@ -14,7 +14,7 @@ from worker_clusters import ONE_WORKER, cluster
 
 import fastworker
 import fastworker.cli
-from fastworker.ending import NANNYS_CHILD
+from fastworker.control.ending import NANNYS_CHILD
 from fastworker.scheduler import LowLatency, low_latency_client, needs
 
 OF_WORKER = (

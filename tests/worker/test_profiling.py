@@ -14,8 +14,8 @@ import pytest
 from distributed import get_worker, profile, secede
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
-from fastworker.execution.frames import copy_stacks
-from fastworker.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
+from fastworker.monitoring.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
+from fastworker.monitoring.stacks import copy_stacks
 
 
 def from_file(name, function="call"):

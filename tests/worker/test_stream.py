@@ -12,7 +12,7 @@ from distributed.comm import CommClosedError
 from distributed.utils_test import captured_logger, gen_cluster, wait_for_state
 from worker_clusters import ONE_WORKER, cluster, gate, until
 
-from fastworker.stream import SchedulerStream, UnloadableTask
+from fastworker.link.reader import SchedulerStream, UnloadableTask
 
 
 class OnlyElsewhere:

@@ -11,7 +11,7 @@ from dask._task_spec import Task
 from dask.utils_test import inc
 from worker_clusters import ONE_WORKER, cluster
 
-from fastworker.tasks import apply_function, deserialize_task
+from fastworker.control.task_parts import apply_function, deserialize_task
 
 
 class Refuses:

@@ -11,7 +11,7 @@ from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import WorkerState as StockWorkerState
 from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, until
 
-from fastworker.views import DEPENDENCY_TRANSITIONS, TRANSITIONS
+from fastworker.control.views import DEPENDENCY_TRANSITIONS, TRANSITIONS
 
 
 @cluster()

@@ -98,7 +98,7 @@ def output_of(script, config, tmp_path):
 
 
 LINES = """
-    from fastworker.logs import get_logger
+    from fastworker.config.logs import get_logger
     import logging
     for logger in (get_logger("room"), logging.getLogger("distributed.room")):
         logger.debug("low")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from distributed.spans import CONTEXTS_WITH_SPAN_ID
 
-from fastworker import prometheus
 from fastworker.core import WorkerState
 from fastworker.execution.metrics import ExecuteMetrics
+from fastworker.monitoring import prometheus
 
 try:
     from distributed.counter import Digest

@@ -18,7 +18,7 @@ from distributed.worker_state_machine import (
     RescheduleMsg,
 )
 
-from fastworker.verbs import checks
+from fastworker.control import checks
 
 if TYPE_CHECKING:
     import asyncio

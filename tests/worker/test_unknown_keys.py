@@ -12,14 +12,13 @@ import pytest
 from distributed.utils_test import captured_logger, gen_cluster
 
 import fastworker
-from fastworker import known_keys
-from fastworker.config import DEFAULTS
-from fastworker.known_keys import warn_of_unknown_keys
+from fastworker.config import DEFAULTS, unknown_keys
+from fastworker.config.unknown_keys import warn_of_unknown_keys
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(known_keys, "_warned", set())
+    monkeypatch.setattr(unknown_keys, "_warned", set())
 
 
 def warnings_with(config):
@@ -95,7 +94,7 @@ def in_a_process(config, tmp_path, script, **env):
 
 
 SCRIPT = """
-    from fastworker.known_keys import warn_of_unknown_keys
+    from fastworker.config.unknown_keys import warn_of_unknown_keys
     from fastworker.config import comm_choice
     warn_of_unknown_keys()
     print(comm_choice())

@@ -10,7 +10,7 @@ from distributed.comm import parse_address
 
 from fastworker import _version
 from fastworker.comm import in_use
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 
 if TYPE_CHECKING:
     import logging

@@ -12,7 +12,7 @@ from dask.utils import key_split
 from distributed import profile
 from distributed.metrics import time
 
-from fastworker.execution.frames import FrameCopy, copy_stacks
+from fastworker.monitoring.stacks import FrameCopy, copy_stacks
 
 #: The frames that stand right below those of a task, by how the names of their files end: of what
 #: distributed runs tasks with, any; of what runs plain tasks, that of one function.

@@ -22,9 +22,8 @@ from distributed.worker_state_machine import (
     UpdateDataEvent,
 )
 
-from fastworker import tasks
-from fastworker.verbs import checks
-from fastworker.verbs.steering import (
+from fastworker.control import checks, task_parts
+from fastworker.control.steering import (
     BUSY,
     PROCESSING,
     Steering,
@@ -119,7 +118,7 @@ class TaskVerbs(Steering):
         stimulus_id = stimulus_id or new_stimulus_id("add-task")
 
         try:
-            func, args, kwargs = (tasks.unpickled(part) for part in (func, args, kwargs))
+            func, args, kwargs = (task_parts.unpickled(part) for part in (func, args, kwargs))
         except Exception as error:
             message = dict(error_message(error))
             self._report_unloadable(key, run_id, error, message, stimulus_id=stimulus_id)
@@ -129,7 +128,9 @@ class TaskVerbs(Steering):
                 raise TypeError("a whole task brings its own args and kwargs")
             run_spec = func
         else:
-            run_spec = tasks.build_task(key, *tasks.check_task(func, args, kwargs), who_has)
+            run_spec = task_parts.build_task(
+                key, *task_parts.check_task(func, args, kwargs), who_has
+            )
         if unheld := run_spec.dependencies - who_has.keys():
             raise ValueError(f"task {key!r} needs {sorted(unheld, key=str)}; not in who_has")
 
@@ -176,7 +177,7 @@ class TaskVerbs(Steering):
         if dep in nbytes:
             return nbytes[dep]
         ts = self.state.tasks.get(dep)
-        return ts.get_nbytes() if ts is not None else tasks.default_nbytes()
+        return ts.get_nbytes() if ts is not None else task_parts.default_nbytes()
 
     def _report_unloadable(
         self,
@@ -397,14 +398,14 @@ class TaskVerbs(Steering):
     def deserialize_task(
         function: Any = None, args: Any = None, kwargs: Any = None, task: Any = None
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """See ``fastworker.tasks.deserialize_task``."""
-        return tasks.deserialize_task(function, args, kwargs, task)
+        """See ``fastworker.control.task_parts.deserialize_task``."""
+        return task_parts.deserialize_task(function, args, kwargs, task)
 
     def apply_function(
         self, function: Callable[..., Any], args: Any = (), kwargs: Any = None
     ) -> dict[str, Any]:
         """Call a function in this thread and say how it went, by the scheduler's clock.
 
-        See ``fastworker.tasks.apply_function``.
+        See ``fastworker.control.task_parts.apply_function``.
         """
-        return tasks.apply_function(function, args, kwargs, time_delay=self.scheduler_delay)
+        return task_parts.apply_function(function, args, kwargs, time_delay=self.scheduler_delay)

@@ -14,9 +14,9 @@ from distributed.worker_state_machine import (
     RescheduleMsg,
 )
 
+from fastworker.config.logs import get_logger
+from fastworker.control.steering import Steering, new_stimulus_id, undisturbed, users
 from fastworker.data.disk import SpillFileLost
-from fastworker.logs import get_logger
-from fastworker.verbs.steering import Steering, new_stimulus_id, undisturbed, users
 
 if TYPE_CHECKING:
     from dask.typing import Key

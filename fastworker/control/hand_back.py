@@ -31,8 +31,8 @@ from dask.utils import key_split
 from distributed.core import Status
 from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
 
-from fastworker.logs import get_logger
-from fastworker.verbs.steering import Steering, new_stimulus_id, undisturbed, users
+from fastworker.config.logs import get_logger
+from fastworker.control.steering import Steering, new_stimulus_id, undisturbed, users
 
 if TYPE_CHECKING:
     from dask.typing import Key

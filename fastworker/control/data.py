@@ -19,13 +19,13 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from fastworker.verbs import checks
-from fastworker.verbs.steering import (
+from fastworker.control import checks
+from fastworker.control.steering import (
     Steering,
     new_stimulus_id,
     undisturbed,
 )
-from fastworker.views import by_priority
+from fastworker.control.views import by_priority
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState

@@ -30,7 +30,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.comm.parser import MessageTooLarge
-from fastworker.logs import get_logger
+from fastworker.config.logs import get_logger
 
 logger = logging.getLogger("distributed.worker")
 own_logger = get_logger("data")  # for what distributed has no line for

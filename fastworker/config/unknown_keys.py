@@ -12,8 +12,8 @@ from typing import Any
 
 import dask.config
 
-from fastworker.config import COMM, DEFAULTS, displaced
-from fastworker.logs import get_logger
+from fastworker.config.defaults import COMM, DEFAULTS, displaced
+from fastworker.config.logs import get_logger
 
 logger = get_logger("config")
 

@@ -22,15 +22,15 @@ from distributed.worker_state_machine import (
     SecedeEvent,
 )
 
-from fastworker.verbs import checks
-from fastworker.verbs.steering import (
+from fastworker.control import checks
+from fastworker.control.steering import (
     BUSY,
     Steering,
     new_stimulus_id,
     undisturbed,
     wanted_here,
 )
-from fastworker.views import DEPENDENCY_STATES, TRANSITIONS
+from fastworker.control.views import DEPENDENCY_STATES, TRANSITIONS
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState

@@ -8,9 +8,9 @@ that change something belong to the thread of the worker's event loop, and to a 
 
 from __future__ import annotations
 
-from fastworker.verbs.data import DataVerbs
-from fastworker.verbs.moves import Moves
-from fastworker.verbs.tasks import TaskVerbs
+from fastworker.control.data import DataVerbs
+from fastworker.control.moves import Moves
+from fastworker.control.tasks import TaskVerbs
 
 
 class Verbs(TaskVerbs, DataVerbs, Moves):

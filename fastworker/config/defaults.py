@@ -1,0 +1,38 @@
+"""The defaults: Dask's configuration learns of them when this module is imported.
+
+The keys, their units and their defaults stand in ``fastworker/fastworker.yaml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dask.config
+
+COMM = "fastworker.comm"
+
+DEFAULTS: dict[str, Any]
+(DEFAULTS,) = dask.config.collect_yaml([str(Path(__file__).parents[1] / "fastworker.yaml")])
+
+#: What the user had put where a section of ours belongs, by the section's key. Dask drops it for
+#: the sake of the section's defaults when it learns of them.
+displaced: dict[str, Any] = {}
+
+
+def _add_defaults() -> None:
+    given = dask.config.get("fastworker", None)
+    if given is not None and not isinstance(given, Mapping):
+        displaced["fastworker"] = given
+    for name, section in DEFAULTS["fastworker"].items():
+        value = dask.config.get(f"fastworker.{name}", None)
+        if isinstance(section, Mapping) and value is not None and not isinstance(value, Mapping):
+            displaced[f"fastworker.{name}"] = value
+    dask.config.update_defaults(DEFAULTS)
+    if isinstance(displaced.get(COMM), str):
+        # The one that is right as it is, see `fastworker.config.comm_choice`
+        dask.config.set({COMM: displaced.pop(COMM)})
+
+
+_add_defaults()

@@ -1,0 +1,1 @@
+"""What a worker tells of itself: heartbeats, figures, profiles, pages, its state in the log."""

@@ -1,0 +1,1 @@
+"""Results between workers: fetching them from peers, and serving them to peers."""
