@@ -1,7 +1,7 @@
 """Millions of tiny tasks on one worker process: its memory stays flat and it does not slow down.
 
-    python bench/soak.py [TASKS] [--command "COMMAND OF A WORKER"]
-    python bench/soak.py mixed [MINUTES]      see soak_mixed
+    sh ci/soak [TASKS] [--command "COMMAND OF A WORKER"]
+    sh ci/soak mixed [MINUTES]      see soak_mixed
 
 The tasks come in waves from a stand-in for the scheduler, and their keys are freed after each.
 Prints the worker's resident memory and CPU time every 100,000 tasks. Exits with 1 if, after the

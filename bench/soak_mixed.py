@@ -1,6 +1,6 @@
 """Mixed load on two workers with nannies: memory, descriptors, threads and latency stay flat.
 
-    python bench/soak.py mixed [MINUTES] [--worker fastworker|stock] [--plot FILE]
+    sh ci/soak mixed [MINUTES] [--worker fastworker|stock] [--plot FILE]
 
 Tiny tasks, tasks that fail, transfers, results that are spilled, tasks that are cancelled, and
 clients that come and go, until the time is over. Prints figures, writes a plot of them, and exits
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import CancelledError
@@ -22,12 +21,10 @@ from typing import NamedTuple
 
 import psutil
 from distributed import Client, wait
+
 from soak_plot import write_plot
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
-
-from cluster_launcher import Launcher, collect
-from cluster_tasks import array_of, checksum, increment, sleep_and_return
+from support.cluster.launcher import Launcher, collect
+from support.cluster.tasks import array_of, checksum, increment, sleep_and_return
 
 CYCLES_OF_A_CLIENT = 5
 OPTIONS = ["--nanny", "--nthreads", "2", "--memory-limit", "500 MB"]

@@ -21,6 +21,7 @@ from dask._task_spec import Task
 from distributed.comm import Comm, listen
 from distributed.comm.core import CommClosedError
 from distributed.protocol.serialize import ToPickle
+
 from machines import fresh_keys
 
 PATIENCE = 60.0

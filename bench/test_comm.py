@@ -22,16 +22,16 @@ from typing import Any
 
 import psutil
 import pytest
-from comm_peer import WORD, context
-from conftest import Record
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed.comm import Comm, connect
 
+from comm_peer import WORD, context
 from fastworker.comm import selection
 from fastworker.comm.memory import keep_at_most
+from versus import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -11,13 +11,14 @@ import random
 from collections import deque
 from typing import Any
 
-from conftest import Side, Versus
 from distributed.worker_state_machine import (
     AcquireReplicasEvent,
     GatherDep,
     GatherDepSuccessEvent,
 )
+
 from machines import OURS, PEERS, STOCK, Machine, compute, fresh_keys, run_spec
+from versus import Side, Versus
 
 KEYS = 10_000
 TASKS = 2_500

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from clusters import OURS, PATIENCE, cluster
-from conftest import Record
 from distributed import Client, wait
 
+from clusters import OURS, PATIENCE, cluster
 from fastworker.scheduler import low_latency_client
+from versus import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

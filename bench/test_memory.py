@@ -13,9 +13,10 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from conftest import Record
 from dask.utils import key_split
+
 from machines import ADDRESS, OURS, STOCK, Machine, compute, done, fresh_keys, run_spec
+from versus import Record
 
 N = 10_000
 

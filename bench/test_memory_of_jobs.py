@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from clusters import OURS, STOCK, cluster
-from conftest import Record
 from distributed import Client
+
+from clusters import OURS, STOCK, cluster
 from memory_jobs import JOBS, Job
+from versus import Record
 
 pytestmark = [pytest.mark.timeout(600)]
 

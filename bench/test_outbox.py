@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Side, Versus
 from distributed.comm import connect, listen
 from distributed.comm.tcp import TCP, _add_frames_header
 from distributed.protocol.core import dumps
 from distributed.worker_state_machine import Instruction
-from machines import fresh_keys
 from tornado.ioloop import IOLoop
 
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
+from machines import fresh_keys
+from versus import Side, Versus
 
 HOUR = 3600.0
 

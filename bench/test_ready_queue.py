@@ -18,12 +18,12 @@ from operator import attrgetter
 from typing import Any
 
 import pytest
-from conftest import Side, Versus, quiet
 from distributed.collections import HeapSet
-from machines import OURS, STOCK, Machine, fresh_keys
 from sortedcontainers import SortedKeyList
 
 from fastworker.core import ReadyQueue
+from machines import OURS, STOCK, Machine, fresh_keys
+from versus import Side, Versus, quiet
 
 BY_PRIORITY = attrgetter("priority")
 

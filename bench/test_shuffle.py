@@ -12,10 +12,11 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
-from clusters import OURS, PATIENCE, STOCK, cluster
-from conftest import Record
 from dask.utils import parse_bytes
 from distributed import Client, wait
+
+from clusters import OURS, PATIENCE, STOCK, cluster
+from versus import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Record, Side, Versus
 from dask.sizeof import sizeof
 from distributed.sizeof import safe_sizeof
 from distributed.spill import SpillBuffer
-from machines import fresh_keys
 
 from fastworker.data.sizes import nbytes_of
 from fastworker.data.store import Store
+from machines import fresh_keys
+from versus import Record, Side, Versus
 
 N = 1_000
 NO_TARGET = 10**12

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Side, Versus
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
     ExecuteSuccessEvent,
     FreeKeysEvent,
     GatherDepSuccessEvent,
 )
+
 from machines import (
     ADDRESS,
     OURS,
@@ -37,6 +37,7 @@ from machines import (
     run_spec,
     windows,
 )
+from versus import Side, Versus
 
 N = 1_000
 WINDOW = 100

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import cloudpickle
 import numpy as np
 import pytest
-from clusters import OURS, PATIENCE, STOCK, cluster
-from conftest import Record
 from distributed import Client, wait
 from distributed.worker_state_machine import AcquireReplicasEvent
+
+from clusters import OURS, PATIENCE, STOCK, cluster
+from versus import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import Side, Versus
 from dask._task_spec import Task, TaskRef
 from dask.utils_test import inc
 from distributed.protocol import dumps, loads
@@ -18,6 +17,7 @@ from distributed.protocol.serialize import ToPickle
 from distributed.protocol.utils import pack_frames, unpack_frames
 
 from fastworker.wire import ComputeTask, Frames, FreeKeys, decode
+from versus import Side, Versus
 
 N = 100
 BATCHES = 10

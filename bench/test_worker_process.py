@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Record
+
 from standin import OUR_WORKER, STOCK_WORKER, worker
+from versus import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -47,7 +47,7 @@ def either_comm(request: pytest.FixtureRequest):
 @pytest.fixture
 def network(request: pytest.FixtureRequest):
     """A network of two hosts, disturbed as the test's parameter says; where one can be made."""
-    from networks import NONE, network_or_skip
+    from support.networks import NONE, network_or_skip
 
     with network_or_skip(getattr(request, "param", NONE)) as made:
         yield made

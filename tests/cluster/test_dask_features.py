@@ -11,8 +11,6 @@ import warnings
 
 import dask
 import pytest
-from cluster_launcher import START_TIMEOUT, collect, wait_for
-from cluster_tasks import increment
 from distributed import (
     Client,
     Environ,
@@ -26,6 +24,9 @@ from distributed import (
     wait,
 )
 from distributed.diagnostics.plugin import CondaInstall, ForwardOutput, InstallPlugin, UploadFile
+
+from support.cluster.launcher import START_TIMEOUT, collect, wait_for
+from support.cluster.tasks import increment
 
 TIMEOUT = 30
 

@@ -13,10 +13,10 @@ import sys
 import psutil
 import pytest
 from click.testing import CliRunner
-from cluster_launcher import wait_for
 from distributed import Client
 
 from fastworker.demo import command, demo_command, stages
+from support.cluster.launcher import wait_for
 
 TIMEOUT = 100
 SMALL = ["--scale=0.05", "--rounds=1", "--dashboard-port=0"]

@@ -7,8 +7,10 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from cluster_launcher import START_TIMEOUT, wait_for
-from cluster_tasks import (
+from distributed import Client, KilledWorker
+
+from support.cluster.launcher import START_TIMEOUT, wait_for
+from support.cluster.tasks import (
     CustomError,
     FailsToLoadOnWorkers,
     async_failure,
@@ -22,7 +24,6 @@ from cluster_tasks import (
     state_on_worker,
     touch_and_sleep,
 )
-from distributed import Client, KilledWorker
 
 TIMEOUT = 30
 

@@ -8,8 +8,10 @@ import signal
 import time
 
 import pytest
-from cluster_launcher import collect, wait_for
-from cluster_tasks import (
+from distributed import wait
+
+from support.cluster.launcher import collect, wait_for
+from support.cluster.tasks import (
     add,
     array_of,
     checksum,
@@ -17,7 +19,6 @@ from cluster_tasks import (
     unique_token,
     where_it_ran,
 )
-from distributed import wait
 
 TIMEOUT = 60
 

@@ -5,19 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from cluster_launcher import START_TIMEOUT, collect, wait_for
-from cluster_tasks import (
-    Counter,
-    async_increment,
-    count_at_once,
-    fibonacci,
-    increment,
-    partial_sums_through_client,
-    pid_where_it_ran,
-    sleep_and_return,
-    touch_and_sleep,
-    where_it_ran,
-)
 from distributed import (
     Client,
     Event,
@@ -30,6 +17,20 @@ from distributed import (
     get_worker,
     performance_report,
     wait,
+)
+
+from support.cluster.launcher import START_TIMEOUT, collect, wait_for
+from support.cluster.tasks import (
+    Counter,
+    async_increment,
+    count_at_once,
+    fibonacci,
+    increment,
+    partial_sums_through_client,
+    pid_where_it_ran,
+    sleep_and_return,
+    touch_and_sleep,
+    where_it_ran,
 )
 
 TIMEOUT = 30

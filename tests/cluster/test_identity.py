@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
-from cluster_launcher import collect
-from cluster_tasks import increment
 from distributed import Client, LocalCluster
 
 import fastworker
 from fastworker.core import TaskState, WorkerState
+from support.cluster.launcher import collect
+from support.cluster.tasks import increment
 
 
 def classes_in_use(dask_worker):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from cluster_launcher import collect, wait_for
-from cluster_tasks import array_of, checksum
 from distributed import wait
+
+from support.cluster.launcher import collect, wait_for
+from support.cluster.tasks import array_of, checksum
 
 TIMEOUT = 60
 MEGABYTES = 4

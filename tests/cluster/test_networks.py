@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from cluster_launcher import wait_for
-from networks import Disturbance, Network
+
+from support import python_path
+from support.cluster import job_across_hosts
+from support.cluster.launcher import wait_for
+from support.networks import Disturbance, Network
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-HERE = Path(__file__).parent
 BAD = {
     "loss": Disturbance(delay=0.002, jitter=0.001, loss=0.02),
     "all of it": Disturbance(
@@ -51,12 +52,12 @@ class Cluster:
                 host,
                 *command,
                 cwd=self.directory,
-                env={"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
+                env={"PYTHONPATH": python_path()},
                 **options,
             )
 
     def client(self, what: str) -> subprocess.Popen[str]:
-        script = str(HERE / "job_across_hosts.py")
+        script = job_across_hosts.__file__
         child = self.start(
             0, "client", sys.executable, script, self.address, what, stdout=subprocess.PIPE
         )

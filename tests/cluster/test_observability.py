@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from observations import SPIN, WORKERS, N, functions, observe, samples, user_frames
+
+from support.cluster.observations import SPIN, WORKERS, N, functions, observe, samples, user_frames
 
 BOTH = ("stock", "worker-class")
 

@@ -10,8 +10,10 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from cluster_launcher import START_TIMEOUT, collect, wait_for
-from cluster_tasks import (
+from distributed import Client, wait
+
+from support.cluster.launcher import START_TIMEOUT, collect, wait_for
+from support.cluster.tasks import (
     add,
     array_of,
     checksum,
@@ -19,7 +21,6 @@ from cluster_tasks import (
     increment,
     where_it_ran,
 )
-from distributed import Client, wait
 
 RESULT_TIMEOUT = 60
 

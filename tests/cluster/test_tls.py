@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from certificates import Authority
-from cluster_launcher import START_TIMEOUT, collect
-from cluster_tasks import add, array_of, checksum, increment
 from distributed import Client
 from distributed.security import Security
+
+from support.certificates import Authority
+from support.cluster.launcher import START_TIMEOUT, collect
+from support.cluster.tasks import add, array_of, checksum, increment
 
 
 def security(authority: Authority) -> Security:

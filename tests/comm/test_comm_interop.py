@@ -8,11 +8,12 @@ import logging
 import dask
 import numpy as np
 import pytest
-from certificates import Authority
-from comm_pairs import MAKES, connected, listening, pair, registered, run, tls
 from distributed.comm import CommClosedError, connect, listen, parse_address
 from distributed.comm.registry import get_backend
 from distributed.protocol import Serialized, to_serialize
+
+from support.certificates import Authority
+from support.comm.pairs import MAKES, connected, listening, pair, registered, run, tls
 
 RANDOM = np.random.default_rng(1)
 

@@ -12,12 +12,12 @@ import threading
 import numpy as np
 import psutil
 import pytest
-from certificates import Authority
-from comm_pairs import connected, listening, pair, run, tls
 from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
 
 from fastworker.comm.sockets import _connect_first
+from support.certificates import Authority
+from support.comm.pairs import connected, listening, pair, run, tls
 
 
 @pytest.fixture(params=["tcp", "tls"])

@@ -13,12 +13,12 @@ import time
 import dask
 import psutil
 import pytest
-from certificates import Authority
-from comm_pairs import connected, listening, pair, run
 from distributed.comm import CommClosedError
 from distributed.protocol import dumps
 
 from fastworker.comm.outgoing import message_bytes
+from support.certificates import Authority
+from support.comm.pairs import connected, listening, pair, run
 
 GREETING = message_bytes(dumps({"compression": None, "python": (3, 11, 0), "pickle-protocol": 5}))
 CUT_OFF = "Closing the connection"

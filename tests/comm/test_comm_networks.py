@@ -12,16 +12,15 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from comm_pairs import connected, listening, run
 from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
-from networks import Disturbance, Network
 
-HERE = Path(__file__).parent
+from support.comm import peer
+from support.comm.pairs import connected, listening, run
+from support.networks import Disturbance, Network
 
 pairings = pytest.mark.parametrize(
     ("here", "there"), [("native", "native"), ("native", "tornado"), ("tornado", "native")]
@@ -131,13 +130,7 @@ DISTURBANCES = {
 
 
 def end(network: Network, host: int, *arguments: str) -> subprocess.Popen[str]:
-    return network.start(
-        host,
-        sys.executable,
-        str(HERE / "wire_ends.py"),
-        *arguments,
-        cwd=HERE,
-    )
+    return network.start(host, sys.executable, peer.__file__, *arguments)
 
 
 def transfer(network: Network, here: str, there: str, count: int, nbytes: int):

@@ -9,10 +9,11 @@ import socket
 import ssl
 
 import pytest
-from certificates import Authority
-from comm_pairs import MAKES, connected, listening, pair, registered, run, tls
 from distributed.comm import connect
 from distributed.comm.core import CommClosedError, FatalCommClosedError
+
+from support.certificates import Authority
+from support.comm.pairs import MAKES, connected, listening, pair, registered, run, tls
 
 
 @pytest.fixture

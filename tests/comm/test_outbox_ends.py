@@ -11,7 +11,6 @@ import time
 from datetime import timedelta
 
 import pytest
-from comm_ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
 from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError
 from distributed.protocol.serialize import Serialize, ToPickle
@@ -19,6 +18,9 @@ from distributed.utils_test import captured_logger, freeze_batched_send, gen_tes
 from distributed.worker_state_machine import RescheduleMsg
 
 from fastworker.comm.outbox import Outbox
+from support.comm.ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
+
+pytestmark = pytest.mark.usefixtures("either_comm")
 
 
 class Unpicklable:

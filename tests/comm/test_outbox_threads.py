@@ -11,7 +11,6 @@ import threading
 import time
 
 import pytest
-from comm_ends import EVERY_TRANSPORT, NEVER, PATIENCE, Ends, in_thread, started
 from distributed.protocol.serialize import ToPickle
 from distributed.utils_test import gen_test
 from distributed.worker_state_machine import (
@@ -24,6 +23,9 @@ from distributed.worker_state_machine import (
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
+from support.comm.ends import EVERY_TRANSPORT, NEVER, PATIENCE, Ends, in_thread, started
+
+pytestmark = pytest.mark.usefixtures("either_comm")
 
 
 def finished(keys, value=1):

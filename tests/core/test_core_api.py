@@ -12,7 +12,9 @@ import distributed
 import distributed.worker_state_machine as wsm
 import pytest
 from distributed.diagnostics.plugin import WorkerPlugin
-from events import (
+
+from fastworker.core import TaskState, WorkerState
+from support.core.events import (
     FAR,
     HERE,
     NEAR,
@@ -25,10 +27,8 @@ from events import (
     scatter,
     success,
 )
-from oracle import STOCK
-from stories import Duel, Setup
-
-from fastworker.core import TaskState, WorkerState
+from support.core.oracle import STOCK
+from support.core.stories import Duel, Setup
 
 BOTH = pytest.mark.parametrize("cls", [STOCK, WorkerState], ids=["stock", "fastworker"])
 

@@ -6,15 +6,15 @@ import copy
 import pickle
 
 import pytest
-from compare import check_dumps
 from distributed.utils import recursive_to_dict
-from events import (
+
+from fastworker.core import TaskState, WorkerState
+from support.core.compare import check_dumps
+from support.core.events import (
     FAR,
     free,
 )
-from situations import STATES, in_state
-
-from fastworker.core import TaskState, WorkerState
+from support.core.situations import STATES, in_state
 
 
 @pytest.mark.parametrize("state", STATES)

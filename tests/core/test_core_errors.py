@@ -11,7 +11,10 @@ from typing import Any
 
 import distributed.worker_state_machine as wsm
 import pytest
-from events import (
+
+import fastworker.core
+from fastworker.core import WorkerState
+from support.core.events import (
     FAR,
     HERE,
     acquire,
@@ -23,11 +26,8 @@ from events import (
     secede,
     success,
 )
-from oracle import STOCK
-from stories import quiet
-
-import fastworker.core
-from fastworker.core import WorkerState
+from support.core.oracle import STOCK
+from support.core.stories import quiet
 
 BOTH = pytest.mark.parametrize("cls", [STOCK, WorkerState], ids=["stock", "fastworker"])
 

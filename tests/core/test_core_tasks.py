@@ -12,7 +12,9 @@ import distributed.worker_state_machine as wsm
 import pytest
 from dask.utils import key_split
 from distributed.protocol.serialize import Serialize
-from events import (
+
+from fastworker.core import TaskState, WorkerState
+from support.core.events import (
     FAR,
     HERE,
     compute,
@@ -21,9 +23,7 @@ from events import (
     gathered,
     success,
 )
-from situations import STATES, in_state
-
-from fastworker.core import TaskState, WorkerState
+from support.core.situations import STATES, in_state
 
 
 def test_task_defaults() -> None:

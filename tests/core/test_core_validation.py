@@ -8,17 +8,17 @@ from typing import Any
 import distributed.worker_state_machine as wsm
 import pytest
 from distributed.protocol.serialize import Serialize
-from events import (
+
+from fastworker.core import WorkerState
+from support.core.events import (
     FAR,
     HERE,
     compute,
     finished,
     success,
 )
-from situations import STATES, in_state
-from stories import quiet
-
-from fastworker.core import WorkerState
+from support.core.situations import STATES, in_state
+from support.core.stories import quiet
 
 Corruption = Callable[[Any, Any], object]
 

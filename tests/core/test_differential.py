@@ -11,35 +11,35 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import differential
 import distributed.worker_state_machine as wsm
 import pytest
-from compare import Divergence, uncompared_fields
-from generator import World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutants import MUTANTS
-from oracle import STOCK, ExactQueue
-from shrink import replay, shrink, source
-from stories import RUN_SPEC, SECRET, Duel, Poke, Recommend, Setup, quiet
 
 import fastworker.core
+from support import python_path
+from support.core import differential
+from support.core.compare import Divergence, uncompared_fields
+from support.core.generator import World
+from support.core.mutants import MUTANTS
+from support.core.oracle import STOCK, ExactQueue
+from support.core.shrink import replay, shrink, source
+from support.core.stories import RUN_SPEC, SECRET, Duel, Poke, Recommend, Setup, quiet
 
 SEEDS = range(10)
 EVENTS_PER_SEED = 12_000
 
 
 def python(*args: Any, hash_seed: int = 0, timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run Python in a process of its own, with the modules of this folder.
+    """Run Python in a process of its own, with the modules of tests/support.
 
     A story depends on the order of sets of strings, so a seed says nothing without
     PYTHONHASHSEED, which can only be set before Python starts.
     """
     package = Path(fastworker.__file__).parent.parent
-    path = os.pathsep.join(map(str, (Path(differential.__file__).parent, package)))
     return subprocess.run(
         [sys.executable, *map(str, args)],
-        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": path},
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": python_path(package)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -223,7 +223,8 @@ def test_stories_leave_nothing_behind() -> None:
         "-c",
         """
 import gc
-import differential
+from support import python_path
+from support.core import differential
 from fastworker.core import TaskState, WorkerState
 
 tally = differential.Tally()

@@ -11,8 +11,10 @@ import pickle
 
 import distributed.worker_state_machine as wsm
 import pytest
-from compare import Divergence
-from events import (
+
+from fastworker.core import WorkerState
+from support.core.compare import Divergence
+from support.core.events import (
     FAR,
     HERE,
     NEAR,
@@ -35,10 +37,8 @@ from events import (
     success,
     unpause,
 )
-from situations import duel
-from stories import RUN_SPEC, SECRET, Duel, Poke, Setup, Unstorable
-
-from fastworker.core import WorkerState
+from support.core.situations import duel
+from support.core.stories import RUN_SPEC, SECRET, Duel, Poke, Setup, Unstorable
 
 # --- released -> waiting -> ready -> executing -> memory -> released -> forgotten
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import distributed.worker_state_machine as wsm
 import pytest
-from events import (
+
+from support.core.events import (
     FAR,
     HERE,
     NEAR,
@@ -44,8 +45,14 @@ from events import (
     success,
     unpause,
 )
-from situations import duel, in_flight, resumed_to_fetch, resumed_to_waiting, with_running
-from stories import Unstorable
+from support.core.situations import (
+    duel,
+    in_flight,
+    resumed_to_fetch,
+    resumed_to_waiting,
+    with_running,
+)
+from support.core.stories import Unstorable
 
 RUNNING = pytest.mark.parametrize("running", ["executing", "long-running"])
 OUTCOMES = pytest.mark.parametrize("outcome", [success, failure, reschedule])

@@ -10,7 +10,8 @@ from typing import Any
 
 import distributed.worker_state_machine as wsm
 import pytest
-from events import (
+
+from support.core.events import (
     FAR,
     FARTHER,
     HERE,
@@ -41,8 +42,8 @@ from events import (
     success,
     unpause,
 )
-from situations import duel
-from stories import Unstorable
+from support.core.situations import duel
+from support.core.stories import Unstorable
 
 # --- replicas that were asked for
 

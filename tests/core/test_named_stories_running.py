@@ -9,7 +9,8 @@ from typing import Any
 
 import distributed.worker_state_machine as wsm
 import pytest
-from events import (
+
+from support.core.events import (
     FAR,
     NEAR,
     acquire,
@@ -32,8 +33,8 @@ from events import (
     success,
     unpause,
 )
-from situations import duel
-from stories import Poke
+from support.core.situations import duel
+from support.core.stories import Poke
 
 # --- the order in which tasks run
 

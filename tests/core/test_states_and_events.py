@@ -7,9 +7,10 @@ from typing import Any
 
 import distributed.worker_state_machine as wsm
 import pytest
-from compare import Divergence
 from distributed.protocol.serialize import Serialize
-from events import (
+
+from support.core.compare import Divergence
+from support.core.events import (
     FAR,
     NEAR,
     acquire,
@@ -34,8 +35,8 @@ from events import (
     success,
     unpause,
 )
-from oracle import STOCK
-from situations import STATES, in_state
+from support.core.oracle import STOCK
+from support.core.situations import STATES, in_state
 
 VALIDATE = pytest.mark.parametrize("validate", [True, False], ids=["validated", "unchecked"])
 

@@ -18,12 +18,12 @@ import pytest
 from distributed import wait
 from distributed.client import FutureCancelledError
 from distributed.utils_test import captured_logger, gen_cluster
-from store_values import Blob
-from test_store_worker import KIB, SPILLING, first_byte, make, settled
 
 import fastworker
 from fastworker.data.disk import Disk, SpillFileLost
 from fastworker.data.store import Store
+from support.blobs import Blob
+from support.spilling import KIB, SPILLING, first_byte, make, settled
 
 
 def remove(file: Path) -> None:

@@ -8,11 +8,11 @@ import weakref
 from typing import Any
 
 import pytest
-from store_values import Blob, Text
 
 from fastworker.core.values import Values
 from fastworker.data.memory import Memory
 from fastworker.data.store import Store
+from support.blobs import Blob, Text
 
 
 def weigh(key: Any, value: Any) -> int:

@@ -12,9 +12,9 @@ import pytest
 from distributed.spill import HandledError, MaxSpillExceeded, PickleError, SpillBuffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_values import Blob, Text
 
 from fastworker.data.store import Store
+from support.blobs import Blob, Text
 
 TARGET = 1000
 TOO_LONG = "x" * 300

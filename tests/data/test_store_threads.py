@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_values import Blob, Text
 
 from fastworker.data.store import Store
+from support.blobs import Blob, Text
 
 TIMEOUT = 20
 NEVER = object()

@@ -14,30 +14,13 @@ from dask import config
 from distributed import LocalCluster, Nanny, SchedulerPlugin, wait
 from distributed.spill import SpillBuffer
 from distributed.utils_test import gen_cluster
-from store_values import Blob
 
 import fastworker
 from fastworker.data.store import Store
+from support.blobs import Blob
+from support.spilling import KIB, SPILLING, first_byte, make, settled, type_of_data
 
-KIB = 2**10
-
-#: Only the sizes of the data decide, not what the process needs besides.
-SPILLING = {
-    "distributed.worker.memory.target": 0.1,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
-}
 ONE_WORKER = [("127.0.0.1", 1)]
-
-
-def make(i: int, nbytes: int = 10 * KIB) -> bytes:
-    return bytes([i % 256]) * nbytes
-
-
-def first_byte(data: bytes) -> int:
-    assert data == data[:1] * len(data)
-    return data[0]
 
 
 BEGUN, TOLD = threading.Event(), threading.Event()
@@ -46,15 +29,6 @@ BEGUN, TOLD = threading.Event(), threading.Event()
 def end_when_told() -> int:
     BEGUN.set()
     return int(TOLD.wait(30))
-
-
-async def settled(store: Store, unless: str = "") -> None:
-    """Wait until nothing more has to be spilled, or this key has been found not to pickle.
-
-    The result may be heard of before the thread that brought it has spilled.
-    """
-    while store.fast.exceeds_target() and unless not in store.logged_pickle_errors:
-        await asyncio.sleep(0.01)
 
 
 spilling = gen_cluster(
@@ -245,10 +219,6 @@ def test_work_with_other_data(data: Any) -> None:
             await asyncio.sleep(0.01)
 
     run()
-
-
-def type_of_data(dask_worker: Any) -> tuple[str, int]:
-    return type(dask_worker.data).__name__, dask_worker.data.n
 
 
 @gen_cluster(client=True, nthreads=[], config=SPILLING, timeout=60)

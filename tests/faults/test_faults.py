@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_endings import ENDINGS
-from fault_episode import Episode, HangError, WrongError
-from fault_kinds import WEIGHTS
-from fault_plan import Plan, can_mount, draw_plan, with_faults
-from fault_preload import semaphore_prefix
-from run_faults import again, parse
+
+from support.faults.endings import ENDINGS
+from support.faults.episode import Episode, HangError, WrongError
+from support.faults.kinds import WEIGHTS
+from support.faults.plan import Plan, can_mount, draw_plan, with_faults
+from support.faults.preload import semaphore_prefix
+from support.faults.run import again, parse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ def test_that_a_broken_worker_is_found(
 ) -> None:
     plan = with_faults(drawn(0), ["calm"], "scheduler-terminated")
     plan.nannied = [False, False]
-    options = ["--worker-class", f"broken_workers.{broken}"]
+    options = ["--worker-class", f"support.faults.broken_workers.{broken}"]
     episode = Episode(plan, tmp_path, options=options, patience=8)
     try:
         with pytest.raises(error, match=f"(?s){says}"):

@@ -10,10 +10,10 @@ import pytest
 from distributed import Client, LocalCluster, Scheduler, Worker
 from distributed.batched import BatchedSend
 from distributed.utils_test import async_poll_for, gen_cluster, gen_test
-from lane_tasks import increment
 
 from fastworker.scheduler import LowLatencyClient, low_latency_client
 from fastworker.scheduler.streams import EagerSend
+from support.lane import increment
 
 until = partial(async_poll_for, timeout=20, period=0.01)
 cluster = partial(gen_cluster, client=True, timeout=60)

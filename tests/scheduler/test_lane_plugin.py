@@ -14,11 +14,11 @@ from distributed import Client, Scheduler, Worker
 from distributed.batched import BatchedSend
 from distributed.scheduler import Scheduler as StockScheduler
 from distributed.utils_test import async_poll_for, captured_logger, gen_cluster, gen_test
-from lane_tasks import increment
 
 from fastworker.scheduler import LowLatency
 from fastworker.scheduler.settings import LowLatencySettings
 from fastworker.scheduler.streams import EagerSend
+from support.lane import increment
 
 until = partial(async_poll_for, timeout=20, period=0.01)
 cluster = partial(gen_cluster, client=True, timeout=60)

@@ -6,10 +6,11 @@ import operator
 import signal
 
 import pytest
-from cluster_launcher import collect, wait_for
-from cluster_tasks import pid_where_it_ran
 from distributed import Client
-from lane_tasks import Depths, increment, most_on_a_worker, result_of_size, stream_types
+
+from support.cluster.launcher import collect, wait_for
+from support.cluster.tasks import pid_where_it_ran
+from support.lane import Depths, increment, most_on_a_worker, result_of_size, stream_types
 
 PRELOAD = ["--preload", "fastworker.scheduler"]
 ONE_THREAD = ["--nthreads", "1", "--no-nanny"]

@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 from distributed import Scheduler, Worker, wait
 from distributed.utils_test import async_poll_for, gen_cluster
-from lane_tasks import Depths, increment, result_of_size, slow, tiny_then_large
 
 from fastworker.scheduler import LowLatency
+from support.lane import Depths, increment, result_of_size, slow, tiny_then_large
 
 until = partial(async_poll_for, timeout=30, period=0.01)
 STOCK = 2  # ceil(1.1 x 1 thread)

@@ -29,14 +29,14 @@ from distributed.worker_state_machine import (
     StealRequestEvent,
     UnpauseEvent,
 )
-from stress_time import SECONDS, SEED, takes
-from stress_values import Awkward, alive, bad_weather, give_way, litter
 
 from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.core.records import Run, to_instructions
 from fastworker.data.store import Store
 from fastworker.execution.pool import PullThreadPoolExecutor
+from support.stress.duration import SECONDS, SEED, takes
+from support.stress.values import Awkward, alive, bad_weather, give_way, litter
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,7 @@
 """Whole workers of 8 threads, and everything that can happen to a task, at once.
 
-`stress_stories` says what happens, `stress_watch` what must be left in the end: nothing.
+`support.stress.stories` says what happens, `support.stress.watch` what must be left in the end:
+nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stress_clusters
-from stress_stories import STORIES, Stress
-from stress_time import SECONDS, SEED, takes
+
+from support.stress import clusters
+from support.stress.duration import SECONDS, SEED, takes
+from support.stress.stories import STORIES, Stress
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +59,7 @@ def test_workers_in_this_process(tmp_path: Path) -> None:
     """Two workers that validate their state after each event."""
 
     async def play(seed: int, seconds: float, collect: bool) -> None:
-        async with stress_clusters.here(tmp_path, validate=True) as (client, workers):
+        async with clusters.here(tmp_path, validate=True) as (client, workers):
             await tell(Stress(client, [w.address for w in workers], seed), seconds, collect)
 
     for i, (seed, seconds) in enumerate(rounds(0.5)):
@@ -70,7 +72,7 @@ def test_worker_processes(tmp_path: Path, n_workers: int) -> None:
     """Workers that nobody shares a process with: the threads have all of the time."""
 
     async def play() -> None:
-        async with stress_clusters.processes(tmp_path, n_workers) as (client, workers):
+        async with clusters.processes(tmp_path, n_workers) as (client, workers):
             for i, (seed, seconds) in enumerate(rounds(0.15)):
                 stress = Stress(client, workers, 1000 * n_workers + seed, at_once=10)
                 await tell(stress, seconds, collect=i % 2 == 0)
@@ -82,7 +84,7 @@ def test_that_a_lost_value_is_found(tmp_path: Path) -> None:
     """The tests above can fail: a value that somebody keeps counts as left."""
 
     async def play() -> None:
-        async with stress_clusters.here(tmp_path, validate=True) as (client, workers):
+        async with clusters.here(tmp_path, validate=True) as (client, workers):
             stress = Stress(client, [w.address for w in workers], SEED)
             kept = client.submit(lambda: 1, key="kept")
             await kept

@@ -18,7 +18,9 @@ from distributed.protocol.serialize import (
     serialize,
     serialize_and_split,
 )
-from wire_messages import (
+
+from fastworker.wire import ComputeTask, FreeKeys, UnloadableTask, WireError, decode
+from support.wire.messages import (
     ADDRESSES,
     ODD_TASKS,
     OTHERS,
@@ -33,8 +35,6 @@ from wire_messages import (
     with_buffers,
     with_dependencies,
 )
-
-from fastworker.wire import ComputeTask, FreeKeys, UnloadableTask, WireError, decode
 
 ALL = {**TASKS, **ODD_TASKS, **OTHERS}
 

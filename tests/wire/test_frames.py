@@ -9,9 +9,9 @@ import weakref
 import numpy as np
 import pytest
 from distributed.protocol.utils import pack_frames, unpack_frames
-from wire_messages import OTHERS, TASKS, as_stock, compute_task, frames_of, same, stock
 
 from fastworker.wire import Frames, WireError, decode
+from support.wire.messages import OTHERS, TASKS, as_stock, compute_task, frames_of, same, stock
 
 
 def head_of(sizes, body=b"", n=None):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from distributed.protocol import to_serialize
 from distributed.protocol.serialize import ToPickle
-from wire_inert import compare, inert
-from wire_messages import (
+
+from fastworker.wire import WireError, decode
+from support.wire.inert import compare, inert
+from support.wire.messages import (
     ODD_TASKS,
     OTHERS,
     TASKS,
@@ -24,8 +26,6 @@ from wire_messages import (
     stock,
     with_buffers,
 )
-
-from fastworker.wire import WireError, decode
 
 SMALL = {k: v for k, v in {**TASKS, **ODD_TASKS, **OTHERS}.items() if k != "long"}
 

@@ -16,11 +16,11 @@ from distributed.protocol import dumps, loads, to_serialize
 from distributed.protocol.serialize import dask_deserialize, dask_serialize
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fuzz import damages, plain, same_each_time
-from wire_messages import same
-from wire_mutations import DAMAGES
 
 from fastworker.wire.parcels import Heavy, Shared, pack, unpack
+from support.wire.messages import same
+from support.wire.mutations import DAMAGES
+from support.wire.strategies import damages, plain, same_each_time
 
 SHARD = 64 << 20
 CONTEXT = {"pickle-protocol": pickle.HIGHEST_PROTOCOL, "compression": None}

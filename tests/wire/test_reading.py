@@ -19,12 +19,12 @@ from distributed.protocol.serialize import ToPickle
 from distributed.protocol.utils import pack_frames
 from distributed.security import Security
 from distributed.utils_test import gen_cluster, gen_test
-from wire_messages import as_stock, compute_task, frames_of, free_keys, same, stock
 
 import fastworker
 import fastworker.link.reader
 from fastworker.link.reader import SchedulerStream
 from fastworker.wire import ComputeTask, FreeKeys, WireError, decode
+from support.wire.messages import as_stock, compute_task, frames_of, free_keys, same, stock
 
 
 @contextlib.asynccontextmanager

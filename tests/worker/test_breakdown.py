@@ -7,10 +7,10 @@ import pytest
 from distributed.core import Status
 from distributed.utils_test import gen_test
 from distributed.worker_state_machine import InvalidTransition, SecedeEvent
-from worker_clusters import gate, until
 
 import fastworker
 from fastworker.monitoring.breakdown import MAX_CHARS, dump
+from support.in_process import gate, until
 
 
 def on_a_thread(worker, held):

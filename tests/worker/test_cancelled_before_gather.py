@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from dask.utils_test import inc
-from worker_clusters import HeldTransfers, cluster, until
+
+from support.in_process import HeldTransfers, cluster, until
 
 
 def passed_through(worker, key, state):

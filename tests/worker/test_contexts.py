@@ -12,19 +12,19 @@ from typing import ClassVar
 import distributed
 import numpy as np
 import pytest
-from beside_stock import as_stock
 from distributed import WorkerPlugin, get_worker
 from distributed.worker import thread_state
-from worker_clusters import cluster
 
 import fastworker
+from support.beside_stock import as_stock
+from support.in_process import cluster
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default="nobody")
 
 PRELOAD = """
 import decimal
 import numpy
-from test_contexts import set_all
+from {module} import set_all
 
 {prefix}def dask_setup(worker):
     set_all("preload", 5)
@@ -94,7 +94,7 @@ async def compare(c, s, before=lambda: None, **kwargs):
 @pytest.mark.parametrize("prefix", ["", "async "])
 @cluster(nthreads=[])
 async def test_set_by_a_preload(c, s, prefix):
-    found = await compare(c, s, preload=PRELOAD.format(prefix=prefix))
+    found = await compare(c, s, preload=PRELOAD.format(module=__name__, prefix=prefix))
     assert found == ("preload", 5, "raise")
 
 

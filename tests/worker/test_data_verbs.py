@@ -14,9 +14,9 @@ from distributed.worker_state_machine import (
     GatherDepNetworkFailureEvent,
     GatherDepSuccessEvent,
 )
-from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
 import fastworker
+from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
 NOBODY = "tcp://127.0.0.1:1"
 

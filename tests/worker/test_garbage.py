@@ -11,7 +11,8 @@ from collections import Counter
 
 import pytest
 from distributed import secede, wait
-from worker_clusters import cluster, gate, until
+
+from support.in_process import cluster, gate, until
 
 TIMES = 10
 

@@ -15,9 +15,9 @@ from distributed import Worker, WorkerPlugin, get_worker, secede
 from distributed.core import Status
 from distributed.utils_test import captured_logger, gen_cluster
 from distributed.worker_state_machine import ComputeTaskEvent, FreeKeysEvent
-from worker_clusters import HeldTransfers, cluster, gate, heard, until
 
 import fastworker
+from support.in_process import HeldTransfers, cluster, gate, heard, until
 
 SOON = {
     "fastworker.worker.hand-back-after": "20ms",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from beside_stock import as_stock
 from distributed.core import Status
 from distributed.utils_test import captured_logger
-from worker_clusters import ONE_WORKER, cluster
+
+from support.beside_stock import as_stock
+from support.in_process import ONE_WORKER, cluster
 
 
 @as_stock()

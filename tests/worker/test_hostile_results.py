@@ -8,9 +8,9 @@ import math
 import pytest
 from dask.sizeof import sizeof
 from distributed import wait
-from worker_clusters import cluster
 
 import fastworker
+from support.in_process import cluster
 
 #: What the `sizeof` of this process's `Sized` says.
 SIZES: dict[str, object] = {}

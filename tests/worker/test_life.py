@@ -14,16 +14,16 @@ from unittest import mock
 import dask
 import distributed
 import pytest
-from certificates import Authority
 from dask.utils_test import inc
 from distributed.comm import CommClosedError, connect
 from distributed.core import Status
 from distributed.utils_test import captured_logger, gen_cluster, gen_test
 from distributed.worker_state_machine import InvalidTransition, SecedeEvent
-from worker_clusters import ONE_WORKER, cluster, gate, heard, until
 
 import fastworker
 from fastworker.core import WorkerState
+from support.certificates import Authority
+from support.in_process import ONE_WORKER, cluster, gate, heard, until
 
 no_workers = {"nthreads": [], "client": True, "timeout": 60}
 

@@ -11,7 +11,8 @@ import weakref
 
 import pytest
 from distributed import secede, wait
-from worker_clusters import ONE_WORKER, cluster, gate, until
+
+from support.in_process import ONE_WORKER, cluster, gate, until
 
 #: Of what the tasks of one test have made or been given.
 SEEN: dict[str, list[weakref.ref]] = {}

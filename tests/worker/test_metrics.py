@@ -11,10 +11,10 @@ import pytest
 from distributed import Worker as StockWorker
 from distributed.core import Server
 from distributed.metrics import DelayedMetricsLedger, context_meter
-from worker_clusters import ONE_WORKER, cluster
 
 from fastworker.execution.metrics import ExecuteMetrics
 from fastworker.monitoring.metrics import MANY_NAMES
+from support.in_process import ONE_WORKER, cluster
 
 PARTS = ("thread_cpu", "thread_noncpu", "executor", "other")
 

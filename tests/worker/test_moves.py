@@ -9,9 +9,9 @@ from dask.utils_test import inc
 from distributed import wait
 from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import InvalidTransition
-from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
 from fastworker.control.checks import STATES
+from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
 
 def fail(x):

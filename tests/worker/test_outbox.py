@@ -8,10 +8,10 @@ import operator
 import pytest
 from distributed.comm import CommClosedError, connect, listen
 from distributed.utils_test import gen_cluster, gen_test
-from worker_clusters import gate, until
 
 import fastworker
 from fastworker.comm.outbox import Outbox
+from support.in_process import gate, until
 
 NEVER = 3600  # seconds: an interval that does not end during a test
 

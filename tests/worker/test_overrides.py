@@ -13,10 +13,10 @@ import pytest
 from dask.utils_test import inc
 from distributed import WorkerPlugin
 from distributed.worker import DEFAULT_EXTENSIONS
-from worker_clusters import ONE_WORKER, cluster, gate, until
 
 import fastworker
 from fastworker.control.views import StateViews, view
+from support.in_process import ONE_WORKER, cluster, gate, until
 
 VIEWS = sorted(name for name, value in vars(StateViews).items() if isinstance(value, view))
 

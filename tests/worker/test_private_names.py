@@ -10,12 +10,12 @@ import distributed
 import pytest
 from distributed.cli import dask_worker
 from distributed.utils_test import captured_logger
-from worker_clusters import ONE_WORKER, cluster
 
 import fastworker
 import fastworker.cli
 from fastworker.control.ending import NANNYS_CHILD
 from fastworker.scheduler import LowLatency, low_latency_client, needs
+from support.in_process import ONE_WORKER, cluster
 
 OF_WORKER = (
     *("_address", "_async_instructions", "_comms", "_dashboard", "_event_finished"),

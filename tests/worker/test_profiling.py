@@ -7,15 +7,15 @@ import subprocess
 import sys
 import threading
 import weakref
-from pathlib import Path
 
 import dask
 import pytest
 from distributed import get_worker, profile, secede
-from worker_clusters import ONE_WORKER, cluster, gate, until
 
 from fastworker.monitoring.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
 from fastworker.monitoring.stacks import copy_stacks
+from support import changing_frames
+from support.in_process import ONE_WORKER, cluster, gate, until
 
 
 def from_file(name, function="call"):
@@ -155,9 +155,11 @@ async def test_looks_at_a_task_do_not_keep_its_variables(c, s, a, look):
 
 def test_stacks_that_change_meanwhile():
     """A look that runs the garbage collector lets the thread go on that it looks at."""
-    script = Path(__file__).with_name("changing_frames.py")
     ended = subprocess.run(
-        [sys.executable, "-X", "faulthandler", script], timeout=60, capture_output=True, text=True
+        [sys.executable, "-X", "faulthandler", changing_frames.__file__],
+        timeout=60,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stderr
 

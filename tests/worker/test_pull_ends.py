@@ -13,13 +13,14 @@ import weakref
 
 import distributed
 import pytest
-from beside_stock import WORKERS, as_stock
 from dask.utils_test import inc
 from distributed import Reschedule, get_worker, secede
 from distributed.core import Status
 from distributed.scheduler import KilledWorker
 from distributed.utils import thread_state
-from worker_clusters import cluster, gate, until
+
+from support.beside_stock import WORKERS, as_stock
+from support.in_process import cluster, gate, until
 
 
 def deep(n):
@@ -124,9 +125,13 @@ async def test_errors_that_are_no_exceptions(c, s, a, *, error):
 @as_stock(nanny=True, config={"distributed.scheduler.allowed-failures": 0})
 async def test_errors_that_end_the_process(c, s, a, *, error):
     """The nanny starts another one, and the scheduler knows whose fault it was."""
+
+    def raise_there(error):  # pickled by value, as that process cannot import this file
+        raise error("raised")
+
     pid = a.pid
     with pytest.raises(KilledWorker):
-        await c.submit(raise_it, error, key="x")
+        await c.submit(raise_there, error, key="x")
     assert await c.submit(inc, 1) == 2
     assert a.pid not in (pid, None)
     assert a.status is Status.running

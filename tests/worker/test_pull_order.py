@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from beside_stock import as_stock
 from dask.utils_test import inc
 from distributed import get_worker
 from distributed.core import Status
 from distributed.utils_test import wait_for_state
-from worker_clusters import gate, until
+
+from support.beside_stock import as_stock
+from support.in_process import gate, until
 
 ORDER: list[object] = []
 

@@ -12,14 +12,15 @@ from contextvars import ContextVar
 
 import distributed
 import pytest
-from beside_stock import WORKERS, as_stock
 from dask.utils_test import inc
 from distributed import get_client, get_worker, rejoin, secede, worker_client
 from distributed.metrics import time
 from distributed.utils import thread_state
 from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import ExecuteSuccessEvent
-from worker_clusters import cluster, gate, until
+
+from support.beside_stock import WORKERS, as_stock
+from support.in_process import cluster, gate, until
 
 
 def key_of_task():

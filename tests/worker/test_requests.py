@@ -7,13 +7,13 @@ import functools
 import distributed
 import distributed.worker
 import pytest
-from beside_stock import as_stock
 from dask.utils_test import inc
 from distributed.core import Status
 from distributed.utils_test import gen_test
-from worker_clusters import gate, heard, until
 
 import fastworker
+from support.beside_stock import as_stock
+from support.in_process import gate, heard, until
 
 TWO_WORKERS = [("127.0.0.1", 1)] * 2
 

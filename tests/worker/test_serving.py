@@ -14,7 +14,6 @@ import dask
 import distributed
 import numpy as np
 import pytest
-from beside_stock import as_stock
 from dask.utils_test import inc
 from distributed.comm import tcp as stock_tcp
 from distributed.comm.registry import backends
@@ -24,11 +23,12 @@ from distributed.utils import offload
 from distributed.utils_test import captured_logger
 from distributed.worker import get_data_from_worker
 from distributed.worker_state_machine import FreeKeysEvent
-from worker_clusters import cluster, gate, heard, until
 
 import fastworker
 from fastworker.comm import use
 from fastworker.comm.parser import MessageTooLarge
+from support.beside_stock import as_stock
+from support.in_process import cluster, gate, heard, until
 
 native = cluster(config={"fastworker.comm.transport": "native"})
 

@@ -12,15 +12,15 @@ from unittest import mock
 import dask
 import distributed
 import pytest
-from beside_stock import WORKERS, as_stock
 from dask.utils_test import inc
 from distributed.core import Status
 from distributed.utils_test import gen_cluster, gen_test
 from tornado.httpclient import AsyncHTTPClient
-from worker_clusters import cluster, gate, until
 
 import fastworker
 from fastworker.config import number_of_threads
+from support.beside_stock import WORKERS, as_stock
+from support.in_process import cluster, gate, until
 
 LIMITS = [
     ("transfer.message-bytes-limit", "3MB", "state.transfer_message_bytes_limit", 3_000_000),

@@ -6,13 +6,13 @@ import itertools
 from unittest import mock
 
 import pytest
-from beside_stock import as_stock
 from dask.utils_test import inc
 from distributed.comm import CommClosedError
 from distributed.utils_test import captured_logger, gen_cluster, wait_for_state
-from worker_clusters import ONE_WORKER, cluster, gate, until
 
 from fastworker.link.reader import SchedulerStream, UnloadableTask
+from support.beside_stock import as_stock
+from support.in_process import ONE_WORKER, cluster, gate, until
 
 
 class OnlyElsewhere:

@@ -18,7 +18,8 @@ from distributed.worker_state_machine import (
     ExecuteFailureEvent,
     ExecuteSuccessEvent,
 )
-from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
+
+from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
 
 class Refuses:

@@ -9,9 +9,9 @@ from operator import add
 import pytest
 from dask._task_spec import Task
 from dask.utils_test import inc
-from worker_clusters import ONE_WORKER, cluster
 
 from fastworker.control.task_parts import apply_function, deserialize_task
+from support.in_process import ONE_WORKER, cluster
 
 
 class Refuses:

@@ -14,10 +14,10 @@ import distributed
 import pytest
 from distributed import Status
 from distributed.threadpoolexecutor import secede
-from worker_clusters import ONE_WORKER, cluster, gate, until
 
 import fastworker
 from fastworker.execution.pool import PullThreadPoolExecutor
+from support.in_process import ONE_WORKER, cluster, gate, until
 
 
 class Numbers:

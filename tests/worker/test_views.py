@@ -9,9 +9,9 @@ import pytest
 from dask.utils_test import inc
 from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import WorkerState as StockWorkerState
-from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, until
 
 from fastworker.control.views import DEPENDENCY_TRANSITIONS, TRANSITIONS
+from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, until
 
 
 @cluster()

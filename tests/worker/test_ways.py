@@ -19,10 +19,10 @@ import pytest
 from dask.utils_test import inc
 from distributed import SchedulerPlugin, WorkerPlugin
 from distributed.worker_state_machine import WorkerState as StockWorkerState
-from worker_clusters import ONE_WORKER, cluster, gate, until
 
 import fastworker
 from fastworker.core import WorkerState
+from support.in_process import ONE_WORKER, cluster, gate, until
 
 
 def on_the_loop(worker: distributed.Worker) -> list[str]:

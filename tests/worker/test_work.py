@@ -11,9 +11,9 @@ import pytest
 from dask.utils_test import inc
 from distributed import Nanny, Reschedule, get_worker
 from distributed.utils_test import freeze_batched_send, gen_cluster, wait_for_state
-from worker_clusters import ONE_WORKER, HeldTransfers, cluster, gate, until
 
 import fastworker
+from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, until
 
 
 class Odd(Exception):

@@ -13,9 +13,9 @@ import pytest
 from distributed.security import Security
 from distributed.utils_test import captured_logger, gen_cluster, gen_test
 from tornado.httpclient import AsyncHTTPClient
-from worker_clusters import ONE_WORKER, cluster
 
 import fastworker
+from support.in_process import ONE_WORKER, cluster
 
 VERSION = fastworker.__version__
 

@@ -1,0 +1,1 @@
+"""The state machine: events and stories by hand, random ones, and the oracle they run beside."""

@@ -1,0 +1,1 @@
+"""Clusters that are broken in every way, see ``ci/faults``."""

@@ -1,0 +1,1 @@
+"""Workers under load from many threads, see ``ci/stress``."""

@@ -1,0 +1,1 @@
+"""Messages as bytes: real ones, damaged ones, and what decoding must make of them."""
