@@ -3,7 +3,7 @@
 Environment variables change how they are compiled:
 
 ``FASTWORKER_DEBUG=1``
-    Keep C assertions, bounds checks and debug symbols; do not optimise.
+    Keep C assertions, bounds checks and symbols; do not optimise.
 ``FASTWORKER_SANITIZE=1``
     The same, with AddressSanitizer and UndefinedBehaviorSanitizer; see ci/sanitize.
 ``FASTWORKER_WERROR=1``
@@ -11,10 +11,12 @@ Environment variables change how they are compiled:
 """
 
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SANITIZE = os.environ.get("FASTWORKER_SANITIZE") == "1"
 DEBUG = SANITIZE or os.environ.get("FASTWORKER_DEBUG") == "1"
@@ -26,6 +28,8 @@ if SANITIZE:
     cflags += ["-O1", *sanitizers, "-fno-sanitize-recover=undefined"]
 else:
     sanitizers = []
+# A tenth of the wheel would be names of C functions. Apple's linker knows no such option.
+strip = ["-Wl,-s"] if not DEBUG and sys.platform != "darwin" else []
 cflags += ["-Wall", "-Wextra"]
 # Cython's own generated helpers, not our code, trip these two.
 cflags += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
@@ -40,31 +44,52 @@ def level(path: Path) -> list[str]:
     return ["-O3"] if path.parent.name == "core" else ["-O2"]
 
 
+class CythonBuild(build_ext):
+    """Makes the C when it compiles it: to pip, the sources of an extension are the ``.pyx``.
+
+    The sdist and the wheel have the sources of extensions in them, and generated C is none.
+    """
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.parallel = os.cpu_count()  # unless "-j" says otherwise
+
+    def run(self) -> None:
+        compiled = cythonize(
+            self.extensions,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": DEBUG,
+                "wraparound": False,
+                "initializedcheck": DEBUG,
+                "cdivision": True,
+                "embedsignature": True,
+                "freethreading_compatible": False,
+                # What may be pickled has a __reduce__ of its own; nobody pickles the rest.
+                "auto_pickle": False,
+            },
+            annotate=False,
+            nthreads=self.parallel,
+            force=self.force,
+        )
+        made = {extension.name: extension for extension in compiled}
+        for extension in self.extensions:
+            extension.sources = made[extension.name].sources
+            extension.depends = made[extension.name].depends
+        super().run()
+
+
 sources = sorted(Path("fastworker").rglob("*.pyx"))
 extensions = [
     Extension(
         ".".join(path.with_suffix("").parts),
         [path.as_posix()],
         extra_compile_args=cflags + level(path),
-        extra_link_args=sanitizers,
+        extra_link_args=sanitizers + strip,
     )
     for path in sources
 ]
 
-setup(
-    ext_modules=cythonize(
-        extensions,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "initializedcheck": DEBUG,
-            "cdivision": True,
-            "embedsignature": True,
-            "freethreading_compatible": False,
-            # What may be pickled has a __reduce__ of its own; nobody pickles the rest.
-            "auto_pickle": False,
-        },
-        annotate=False,
-    )
-)
+# Cython's processes import this file where they cannot be forked.
+if __name__ == "__main__":
+    setup(ext_modules=extensions, cmdclass={"build_ext": CythonBuild})
