@@ -30,7 +30,7 @@ from distributed.comm import Comm, connect
 
 from comm_peer import WORD, context
 from fastworker.comm import selection
-from fastworker.comm.memory import keep_at_most
+from fastworker.comm.arena import keep_at_most
 from versus import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -20,9 +20,9 @@ from distributed.protocol.core import dumps
 from distributed.worker_state_machine import Instruction
 from tornado.ioloop import IOLoop
 
-from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
+from fastworker.link.outbox import Outbox
 from machines import fresh_keys
 from versus import Side, Versus
 

@@ -16,7 +16,9 @@ from distributed.protocol import dumps, loads
 from distributed.protocol.serialize import ToPickle
 from distributed.protocol.utils import pack_frames, unpack_frames
 
-from fastworker.wire import ComputeTask, Frames, FreeKeys, decode
+from fastworker.core.messages import ComputeTask, FreeKeys
+from fastworker.link.decode import decode
+from fastworker.wire import Frames
 from versus import Side, Versus
 
 N = 100

@@ -26,7 +26,6 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.comm import SpareMemory, give_back, use_configured
-from fastworker.comm.outbox import Outbox
 from fastworker.config import number_of_threads, worker_setting
 from fastworker.control.by_hand import Verbs
 from fastworker.control.ending import end_in_time, end_in_time_after_signals, prepare_process
@@ -36,11 +35,13 @@ from fastworker.control.shutdown import shutdown
 from fastworker.control.steering import users
 from fastworker.control.views import StateViews
 from fastworker.core import WorkerState
+from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
 from fastworker.execution.following import Following
 from fastworker.execution.overrides import Overrides
 from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
+from fastworker.link.outbox import Outbox
 from fastworker.link.reader import NATIVE, SchedulerStream, UnloadableTask
 from fastworker.link.waiting import say_what_it_waits_for
 from fastworker.monitoring.breakdown import log_state
@@ -52,7 +53,6 @@ from fastworker.monitoring.profiling import Profiling
 from fastworker.monitoring.spans import SpansExtension
 from fastworker.transfer.fetching import Fetching
 from fastworker.transfer.serving import Serving
-from fastworker.wire import ComputeTask, FreeKeys
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
 

@@ -3,7 +3,7 @@
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
 
-from fastworker.comm.memory cimport Memory
+from fastworker.comm.arena cimport Block
 
 cdef struct Piece:
     # Bytes to be sent from where they are; the buffer keeps them there.

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from distributed.utils import ensure_memoryview
 
-from fastworker.comm.memory cimport Memory, new_memory
+from fastworker.comm.arena cimport Block, new_block
 
 cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:
@@ -202,7 +202,7 @@ cdef class Packed:
         Raises MemoryError; nothing was queued then.
         """
         cdef Py_ssize_t i = 0, j, k, size = WORD * (self.n + 2), at
-        cdef Memory memory
+        cdef Block memory
         cdef list copies = []
         cdef bint first = True
         # All that can fail comes first
@@ -213,7 +213,7 @@ cdef class Packed:
                 size += self.frames[j].left
                 j += 1
             if size:
-                memory = new_memory(size)
+                memory = new_block(size)
                 at = self.write_head(<char*>memory.data) if first else 0
                 for k in range(i, j):
                     if self.frames[k].left:

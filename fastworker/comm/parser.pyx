@@ -15,7 +15,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from fastworker.comm.memory cimport new_buffer, part_view
+from fastworker.comm.arena cimport new_buffer, part_view
 
 cdef enum:
     # Frames of the head that are smaller share blocks of about so many bytes; larger ones that

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 
-from fastworker.comm.memory import bytes_kept, keep_at_most
+from fastworker.comm.arena import bytes_kept, keep_at_most
 from fastworker.config import CommSettings
 
 #: Unless configured, the spare memory is at most this part of what the process takes besides. It

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from fastworker.comm.memory cimport Memory
+from fastworker.comm.arena cimport Block
 from fastworker.comm.outgoing cimport Outgoing
 from fastworker.comm.parser cimport Parser
 
@@ -42,11 +42,11 @@ cdef class Stream:
     cdef list drains  # (bytes, future): wake up when no more than these are left to send
 
     cdef int receive(self) except -1
-    cdef int receive_plain(self, Memory scratch) except -1
+    cdef int receive_plain(self, Block scratch) except -1
     cdef bint soon(
         self, short what, Py_ssize_t left, Py_ssize_t total, Patience* patience
     ) except -1
-    cdef int receive_tls(self, Memory scratch) except -1
+    cdef int receive_tls(self, Block scratch) except -1
     cdef bint full(self) noexcept
     cdef int arrived(self) except -1
     cdef int watch_for_stall(self) except -1

@@ -10,7 +10,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
 
-from fastworker.comm.memory cimport Memory, new_memory
+from fastworker.comm.arena cimport Block, new_block
 from fastworker.comm.outgoing cimport Outgoing, Packed, pack
 from fastworker.comm.parser cimport Parser
 
@@ -195,11 +195,11 @@ cdef class Stream:
         )
 
     cdef int receive(self) except -1:
-        cdef Memory scratch
+        cdef Block scratch
         try:
             scratch = spare_scratches.pop()
         except IndexError:
-            scratch = new_memory(SCRATCH)
+            scratch = new_block(SCRATCH)
         try:
             if self.tls_read is None:
                 self.receive_plain(scratch)
@@ -214,7 +214,7 @@ cdef class Stream:
             self.watch_for_stall()
         return 0
 
-    cdef int receive_plain(self, Memory scratch) except -1:
+    cdef int receive_plain(self, Block scratch) except -1:
         cdef iovec vector[2]
         cdef unsigned char* where
         cdef Py_ssize_t direct, got, total = 0
@@ -279,7 +279,7 @@ cdef class Stream:
             more = fastworker_soon(self.fd, what, SOON_NS)
         return more
 
-    cdef int receive_tls(self, Memory scratch) except -1:
+    cdef int receive_tls(self, Block scratch) except -1:
         cdef unsigned char* where
         cdef Py_ssize_t direct, got, total = 0
         while not self.is_closed and (total < TURN or self.tls_pending()):
@@ -355,7 +355,7 @@ cdef class Stream:
         change before `drained`. Raises Disconnected.
         """
         cdef Packed packed
-        cdef Memory scratch
+        cdef Block scratch
         cdef Py_ssize_t nbytes, sent = 0
         if self.is_closed:
             raise Disconnected(self.error)
@@ -370,7 +370,7 @@ cdef class Stream:
             try:
                 scratch = spare_scratches.pop()
             except IndexError:
-                scratch = new_memory(SCRATCH)
+                scratch = new_block(SCRATCH)
             packed.copy_to(<char*>scratch.data)
             if not self.outgoing.nbytes:
                 if self.tls_write is None:

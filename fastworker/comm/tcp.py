@@ -18,7 +18,7 @@ from distributed.utils import offload
 from fastworker.comm.plain import decode, encode
 from fastworker.comm.stream import Disconnected, Stream
 from fastworker.config import CommSettings
-from fastworker.wire.parcels import Heavy, pack, unpack
+from fastworker.wire.result_messages import Heavy, pack, unpack
 
 logger = logging.getLogger("distributed.comm.tcp")
 

@@ -18,6 +18,6 @@ if _ROOT.level == logging.NOTSET and not _ROOT.handlers:
     _ROOT.parent = logging.getLogger("distributed")
 
 
-def get_logger(room: str) -> logging.Logger:
-    """The logger ``fastworker.<room>``."""
-    return _ROOT.getChild(room)
+def get_logger(topic: str) -> logging.Logger:
+    """The logger ``fastworker.<topic>``."""
+    return _ROOT.getChild(topic)

@@ -1,7 +1,7 @@
 """What it takes to enter a state, by whichever transition a task comes there."""
 
 from fastworker.core.planning cimport Planner
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 cdef enum Report:

@@ -4,7 +4,7 @@ from fastworker.core.base cimport expect
 from fastworker.core.log cimport PUT_IN_MEMORY
 from fastworker.core.planning cimport Planner
 from fastworker.core.records cimport finished, held
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.states cimport (
     CONSTRAINED, ERROR, EXECUTING, FETCH, FORGOTTEN, LONG_RUNNING, MEMORY, MISSING, READY, RELEASED,
     WAITING,

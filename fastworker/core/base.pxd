@@ -4,9 +4,9 @@ from fastworker.core.counters cimport TaskCounter
 from fastworker.core.lock cimport Lock
 from fastworker.core.log cimport StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
-from fastworker.core.values cimport Values
+from fastworker.core.storage cimport Storage
 
 
 cdef class Base:
@@ -19,7 +19,7 @@ cdef class Base:
 
     # Shared with the worker
     cdef object data_  # MutableMapping, may run user code
-    cdef Values values  # what it has in memory, where compiled code can reach it; or None
+    cdef Storage values  # what it has in memory, where compiled code can reach it; or None
     cdef dict plain_data  # it itself, if it is a dict and no subclass; or None
     cdef public dict threads
     cdef public dict plugins

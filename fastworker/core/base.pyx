@@ -10,12 +10,12 @@ from fastworker.core.counters cimport TaskCounter
 from fastworker.core.lock cimport Lock
 from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
 from fastworker.core.ready cimport ReadyQueue
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.states cimport FETCH, MEMORY, NONE
 from fastworker.core.task cimport (
     NO_NBYTES, TaskState, clear_error, need, new_task, set_priority,
 )
-from fastworker.core.values cimport MISSING, Values
+from fastworker.core.storage cimport MISSING, Storage
 
 import dask
 
@@ -139,7 +139,7 @@ cdef class Base:
         fast = getattr(value, "fast", None)
         with self.lock:
             former = self.data_  # let go when the lock is free
-            self.values = <Values>fast if isinstance(fast, Values) else None
+            self.values = <Storage>fast if isinstance(fast, Storage) else None
             self.plain_data = <dict>value if type(value) is dict else None
             self.data_ = value
         del former

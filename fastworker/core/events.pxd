@@ -1,7 +1,7 @@
 """What each stimulus does to the state, before any recommendation is followed."""
 
 from fastworker.core.machine cimport Machine
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 

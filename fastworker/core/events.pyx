@@ -9,7 +9,7 @@ from fastworker.core.log cimport (
 )
 from fastworker.core.machine cimport Machine
 from fastworker.core.priority cimport append
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.states cimport (
     CONSTRAINED, ERROR, EXECUTING, FETCH, LONG_RUNNING, MEMORY, MISSING, NONE, READY, RELEASED,
     RESCHEDULED, WAITING, state_name,

@@ -1,7 +1,7 @@
 """The loop that follows recommendations from task to task until none is left."""
 
 from fastworker.core.planning cimport Planner
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 

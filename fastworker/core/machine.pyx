@@ -5,7 +5,7 @@ import logging
 from fastworker.core.clock cimport monotonic, wall_clock
 from fastworker.core.log cimport TRANSITION
 from fastworker.core.planning cimport Planner
-from fastworker.core.recs cimport Recs, from_named
+from fastworker.core.recommendations cimport Recs, from_named
 from fastworker.core.states cimport FORGOTTEN, NONE, RELEASED, real_state_code, state_name
 from fastworker.core.task cimport TaskState
 from fastworker.core.transitions cimport find_transition, transition_t

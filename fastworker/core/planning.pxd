@@ -2,7 +2,7 @@
 
 from fastworker.core.base cimport Base
 from fastworker.core.ready cimport ReadyQueue
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 

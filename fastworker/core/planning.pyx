@@ -6,7 +6,7 @@ import logging
 from fastworker.core.base cimport Base, expect
 from fastworker.core.log cimport GATHER_DEPENDENCIES
 from fastworker.core.ready cimport ReadyQueue
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.states cimport CONSTRAINED, EXECUTING, FETCH, FLIGHT, READY
 from fastworker.core.task cimport TaskState, get_priority, nbytes_or_default
 

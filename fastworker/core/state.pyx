@@ -14,7 +14,7 @@ from distributed.worker_state_machine import (
 from fastworker.core.clock cimport wall_clock
 from fastworker.core.events cimport Events
 from fastworker.core.records cimport to_instructions
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 from fastworker.core import validation

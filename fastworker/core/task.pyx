@@ -12,7 +12,7 @@ from fastworker.core.priority cimport UNPACKED, Priority, pack, unpack
 from fastworker.core.states cimport (
     CANCELLED, RELEASED, RESUMED, real_state_code, state_code, state_name,
 )
-from fastworker.core.values cimport whole_bytes
+from fastworker.core.storage cimport whole_bytes
 
 from dask import config
 from dask.utils import parse_bytes

@@ -5,7 +5,7 @@ worker should do. `args` is what came with the recommendation, or None.
 """
 
 from fastworker.core.planning cimport Planner
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 ctypedef int (*transition_t)(

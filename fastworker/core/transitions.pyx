@@ -15,7 +15,7 @@ from fastworker.core.arrivals cimport (
 from fastworker.core.base cimport expect
 from fastworker.core.planning cimport Planner
 from fastworker.core.records cimport dropped, run
-from fastworker.core.recs cimport Recs
+from fastworker.core.recommendations cimport Recs
 from fastworker.core.states cimport (
     CANCELLED, CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, FORGOTTEN, LONG_RUNNING, MEMORY,
     MISSING, N_STATES, NONE, READY, RELEASED, RESCHEDULED, RESUMED, WAITING, state_name,

@@ -6,11 +6,11 @@ from libc.stdint cimport int64_t
 
 cdef class Entry:
     # A result, in 80 bytes: it has no methods, whose table it would have to point to, and no int
-    # where a char will do. Key, value and size never change; the rest is guarded like `Memory`.
+    # where a char will do. Key, value and size never change; the rest is guarded like `ResultLRU`.
     cdef readonly object key
     cdef readonly object value
     cdef readonly int64_t nbytes
-    # Neighbours in a ring that has `Memory.ends` in it. Borrowed: an entry that goes leaves the
+    # Neighbours in a ring that has `ResultLRU.ends` in it. Borrowed: an entry that goes leaves the
     # ring, so that none can point to one that is gone.
     cdef PyObject* older
     cdef PyObject* newer

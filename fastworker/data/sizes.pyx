@@ -19,7 +19,7 @@ from cpython.set cimport PyAnySet_CheckExact, PySet_GET_SIZE
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_GET_LENGTH
 
-from fastworker.core.values cimport whole_bytes
+from fastworker.core.storage cimport whole_bytes
 
 import dask.sizeof
 from distributed.sizeof import safe_sizeof

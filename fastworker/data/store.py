@@ -17,7 +17,7 @@ from distributed.spill import MaxSpillExceeded, PickleError, SpillBuffer
 from fastworker.config.logs import get_logger
 from fastworker.data.disk import Disk, SpillFileLost
 from fastworker.data.entries import Entry
-from fastworker.data.memory import Memory
+from fastworker.data.lru import ResultLRU
 from fastworker.data.sizes import nbytes_of
 
 # Its rate limits are for all who spill
@@ -45,9 +45,8 @@ class Load:
 class Store(SpillBuffer):
     """A ``SpillBuffer`` that costs next to nothing until something has to be spilled.
 
-    It looks the same to everybody, `fast` included, which is a `Memory`: compiled code puts values
-    there and takes them out without a call into Python. If that leaves `fast.over_target` set,
-    `settle` has to be called.
+    Its `fast` is a `ResultLRU`, into which compiled code puts values, and from which it takes them,
+    without a call into Python. If that leaves `fast.over_target` set, `settle` has to be called.
 
     Any number of threads may use it, and none waits for what another one pickles, except for the
     value that it asked for itself. What differs from ``SpillBuffer`` on purpose:
@@ -85,7 +84,7 @@ class Store(SpillBuffer):
     # - `_loads`: `lock`. Nothing is pickled, read or written under it.
     # - `_metrics`: `_metrics_lock`.
 
-    fast: Memory
+    fast: ResultLRU
     slow: Any
     _loads: dict[Key, Load]
 
@@ -97,7 +96,7 @@ class Store(SpillBuffer):
         self._loads = {}
         self.on_lost: Callable[[SpillFileLost], object] | None = None
         self.slow = zict.Cache(Disk(spill_directory, max_spill), zict.WeakValueMapping())
-        self.fast = Memory(
+        self.fast = ResultLRU(
             target,
             weight=weight,
             on_evict=[self.fast_to_slow],

@@ -1,11 +1,11 @@
 """Between the core and the world: what comes in, what goes out, and who runs a task."""
 
-from fastworker.comm.outbox cimport Outbox
+from fastworker.link.outbox cimport Outbox
 from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
-from fastworker.data.memory cimport Memory
-from fastworker.wire.messages cimport ComputeTask, FreeKeys
+from fastworker.data.lru cimport ResultLRU
+from fastworker.core.messages cimport ComputeTask, FreeKeys
 
 
 cdef class Engine:
@@ -18,7 +18,7 @@ cdef class Engine:
     cdef object put  # its queue's `put`
     cdef dict worker_vars, executors
     cdef object execution_state
-    cdef Memory memory  # of the worker's data, if it is a Store
+    cdef ResultLRU memory  # of the worker's data, if it is a Store
 
     cdef readonly object loop  # asyncio's
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of

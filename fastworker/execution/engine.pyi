@@ -7,8 +7,8 @@ from dask.typing import Key
 from distributed.worker_state_machine import StateMachineEvent
 
 from fastworker.core import WorkerState
+from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.execution.pool import PullThreadPoolExecutor
-from fastworker.wire import ComputeTask, FreeKeys
 from fastworker.worker import Worker
 
 NOT_CALLED: frozenset[str]

@@ -18,8 +18,8 @@ from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.states cimport ERROR, MEMORY, RELEASED
 from fastworker.core.task cimport TaskState
-from fastworker.data.memory cimport Memory
-from fastworker.wire.messages cimport ComputeTask, FreeKeys
+from fastworker.data.lru cimport ResultLRU
+from fastworker.core.messages cimport ComputeTask, FreeKeys
 
 from fastworker.core.records import to_instructions
 from fastworker.execution import outcome
@@ -80,7 +80,7 @@ cdef class Engine:
         self.executors = worker.executors
         self.execution_state = worker.execution_state
         fast = getattr(worker.data, "fast", None)
-        self.memory = fast if isinstance(fast, Memory) else None
+        self.memory = fast if isinstance(fast, ResultLRU) else None
         self.by_hand = worker.by_hand
         self.watchers = {}
         self.look_at_methods()

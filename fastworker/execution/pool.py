@@ -15,7 +15,7 @@ from dask.typing import Key
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
 from fastworker.core.records import Run
-from fastworker.execution.run import Runner
+from fastworker.execution.runner import Runner
 
 if TYPE_CHECKING:
     from fastworker.execution.engine import Engine

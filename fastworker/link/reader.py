@@ -20,7 +20,10 @@ from distributed.utils import offload
 from tornado.iostream import StreamClosedError
 
 from fastworker.comm.tcp import TCP as NativeTCP
-from fastworker.wire import ComputeTask, Frames, FreeKeys, UnloadableTask, WireError, decode
+from fastworker.core.messages import ComputeTask, FreeKeys
+from fastworker.link.decode import decode
+from fastworker.link.unloadable import UnloadableTask
+from fastworker.wire import Frames, WireError
 
 __all__ = ["NATIVE", "SchedulerStream", "UnloadableTask"]
 

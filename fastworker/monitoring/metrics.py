@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from distributed.spans import CONTEXTS_WITH_SPAN_ID
 
 from fastworker.core import WorkerState
-from fastworker.execution.metrics import ExecuteMetrics
+from fastworker.execution.timings import ExecuteMetrics
 from fastworker.monitoring import prometheus
 
 try:

@@ -14,7 +14,7 @@ from distributed.scheduler import Scheduler
 from fastworker.config.logs import get_logger
 from fastworker.config.unknown_keys import warn_of_unknown_keys
 from fastworker.scheduler import needs
-from fastworker.scheduler.rootqueue import RootQueue
+from fastworker.scheduler.root_queue import RootQueue
 from fastworker.scheduler.settings import LowLatencySettings, checked
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 

@@ -18,7 +18,7 @@ from distributed.protocol import Serialize
 
 from fastworker.comm.tcp import TCP as NativeTCP
 from fastworker.data.store import Store
-from fastworker.wire.parcels import Shared
+from fastworker.wire.result_messages import Shared
 
 #: Says of transfers what stock says of them.
 logger = logging.getLogger("distributed.worker")

@@ -3,8 +3,6 @@
 Plain values are written natively: None, bool, int of at most 64 bits, float, str, bytes, and lists,
 tuples and dicts of those, each of exactly that type. A subclass may behave as it likes, so it is
 left to msgpack, and so is everything that stock packs with the help of hooks.
-
-The bytes of a record are those of stock's dict of the same message, down to the order of fields.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -12,12 +10,9 @@ from cpython.dict cimport PyDict_Next
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
-from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, strlen
-
-from fastworker.core.records cimport Dropped, Finished, Held, known_description
+from libc.string cimport memcpy
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size)  # NULL: error set
@@ -76,19 +71,7 @@ cdef bint append(Bytes* out, const unsigned char* data, size_t size) noexcept no
     return True
 
 
-cdef inline int need(Bytes* out, size_t more) except -1:
-    if out.size + more > out.capacity and not grow(out, more):
-        raise MemoryError(f"no memory for {more} bytes of a message to the scheduler")
-    return 0
-
-
 # ------------------------------------------------------------------------------------ msgpack
-
-cdef inline void big_endian(unsigned char* out, uint64_t value, int n) noexcept nogil:
-    cdef int i
-    for i in range(n):
-        out[i] = <unsigned char>(value >> (8 * (n - 1 - i)))
-
 
 cdef inline size_t header(
     unsigned char* out, uint64_t n, unsigned char fixed, uint64_t n_fixed,
@@ -123,24 +106,7 @@ cdef int map_header(Bytes* out, Py_ssize_t n) except -1:
     return 0
 
 
-cdef inline int put_literal(Bytes* out, const char* text) except -1:
-    """Bytes that are msgpack already, up to the first zero."""
-    cdef size_t size = strlen(text)
-    need(out, size)
-    memcpy(out.data + out.size, text, size)
-    out.size += size
-    return 0
-
-
-cdef inline void write_double(Bytes* out, double value) noexcept nogil:
-    """A double without its kind; there must be room."""
-    cdef uint64_t bits
-    memcpy(&bits, &value, 8)
-    big_endian(out.data + out.size, bits, 8)
-    out.size += 8
-
-
-cdef inline int put_int(Bytes* out, int64_t value) except -1:
+cdef int put_int(Bytes* out, int64_t value) except -1:
     cdef unsigned char* p
     need(out, 9)
     p = out.data + out.size
@@ -312,89 +278,16 @@ cdef int put_value(Bytes* out, object value) except -1:
     return done
 
 
-# ------------------------------------------------------------------------------------ records
-
-cdef int put_record(Bytes* out, object record) except -1:
-    """The message that a record of the core stands for; 0 also for anything else."""
-    cdef size_t before = out.size
-    cdef int done = 0
-    if type(record) is Finished:
-        done = put_finished(out, <Finished>record)
-    elif type(record) is Dropped:
-        done = put_dropped(out, <Dropped>record)
-    elif type(record) is Held:
-        done = put_held(out, <Held>record)
-    if not done:
-        out.size = before
-    return done
-
-
-cdef inline int put_field(Bytes* out, const char* name, object value) except -1:
-    """What stands before a value, in msgpack, and the value; 0 if that is not plain."""
-    put_literal(out, name)
-    return put_nested(out, value, 0)
-
-
-cdef int put_finished(Bytes* out, Finished record) except -1:
-    cdef tuple described = known_description(record.type)
-    if described is None:
-        return 0
-    if not put_field(out, b"\x8b\xa3key", record.key):
-        return 0
-    if not put_field(out, b"\xa6run_id", record.run_id):
-        return 0
-    put_literal(out, b"\xa6nbytes")
-    put_int(out, record.nbytes)
-    if not put_field(out, b"\xa4type", described[0]):
-        return 0
-    if not put_field(out, b"\xa8typename", described[1]):
-        return 0
-    if record.metadata is None:
-        put_literal(out, b"\xa8metadata\x80")
-    elif not put_field(out, b"\xa8metadata", record.metadata):
-        return 0
-    if not put_field(out, b"\xa6thread", record.thread):
-        return 0
-    if record.startstops is not None:
-        if not put_field(out, b"\xaastartstops", record.startstops):
-            return 0
-    elif isnan(record.compute_start):
-        put_literal(out, b"\xaastartstops\x90")
-    else:
-        put_literal(out, b"\xaastartstops\x91\x83\xa6action\xa7compute\xa5start\xcb")
-        need(out, 8)
-        write_double(out, record.compute_start)
-        put_literal(out, b"\xa4stop\xcb")
-        need(out, 8)
-        write_double(out, record.compute_stop)
-    if not put_field(out, b"\xa2op\xadtask-finished\xabstimulus_id", record.stimulus_id):
-        return 0
-    put_literal(out, b"\xa6status\xa2OK")
-    return 1
-
-
-cdef int put_held(Bytes* out, Held record) except -1:
-    if not put_field(out, b"\x83\xa4keys\x91", record.key):
-        return 0
-    return put_field(out, b"\xa2op\xa8add-keys\xabstimulus_id", record.stimulus_id)
-
-
-cdef int put_dropped(Bytes* out, Dropped record) except -1:
-    if not put_field(out, b"\x83\xa3key", record.key):
-        return 0
-    return put_field(out, b"\xa2op\xb3release-worker-data\xabstimulus_id", record.stimulus_id)
-
-
 # ------------------------------------------------------------------------------- for Python
 
 def pack_plain(value):
-    """The bytes of a plain value, or of a record; None for what is not plain."""
+    """The bytes of a plain value; None for what is not plain."""
     cdef unsigned char memory[512]
     cdef Bytes out
     cdef int done
     lend(&out, memory, sizeof(memory))
     try:
-        done = put_record(&out, value) or put_value(&out, value)
+        done = put_value(&out, value)
         return PyBytes_FromStringAndSize(<char*>out.data, out.size) if done else None
     finally:
         give_back(&out)

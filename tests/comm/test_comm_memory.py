@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from fastworker.comm.memory import ALIGNMENT, MAPPED_FROM, Memory, bytes_kept, keep_at_most
+from fastworker.comm.arena import ALIGNMENT, MAPPED_FROM, Block, bytes_kept, keep_at_most
 
 SIZES = [0, 1, 100, MAPPED_FROM - 1, MAPPED_FROM, 1 << 20, (2 << 20) - 1, 2 << 20, (9 << 20) + 17]
 
@@ -20,7 +20,7 @@ def nothing_kept():
     keep_at_most(0)
 
 
-def address(piece: Memory) -> int:
+def address(piece: Block) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(piece))
 
 
@@ -30,7 +30,7 @@ def rss() -> int:
 
 @pytest.mark.parametrize("nbytes", SIZES)
 def test_pieces(nbytes):
-    piece = Memory(nbytes)
+    piece = Block(nbytes)
     view = memoryview(piece)
     assert len(piece) == view.nbytes == nbytes
     assert not view.readonly
@@ -44,14 +44,14 @@ def test_pieces(nbytes):
 
 def test_impossible_sizes():
     with pytest.raises(ValueError, match="-1"):
-        Memory(-1)
+        Block(-1)
     with pytest.raises(MemoryError, match=str(1 << 62)):
-        Memory(1 << 62)
+        Block(1 << 62)
 
 
 def test_memory_costs_what_was_written_to():
     before = rss()
-    piece = Memory(1 << 30)
+    piece = Block(1 << 30)
     assert rss() - before < 16 << 20
     view = memoryview(piece)
     view[: 64 << 20] = bytes(64 << 20)
@@ -61,24 +61,24 @@ def test_memory_costs_what_was_written_to():
 
 
 def test_a_view_keeps_its_piece():
-    view = memoryview(Memory(4 << 20))[5:10]
+    view = memoryview(Block(4 << 20))[5:10]
     view[:] = b"hello"
     for _ in range(3):
-        memoryview(Memory(4 << 20))[:] = bytes(4 << 20)
+        memoryview(Block(4 << 20))[:] = bytes(4 << 20)
     assert view == b"hello"
 
 
 @pytest.mark.parametrize("nbytes", [2 * MAPPED_FROM, 1 << 20, 10 << 20])
 def test_a_piece_is_used_again(nbytes):
     keep_at_most(64 << 20)
-    piece = Memory(nbytes)
+    piece = Block(nbytes)
     where = address(piece)
     del piece
     assert nbytes <= bytes_kept() <= nbytes + 4096
-    again = Memory(nbytes - nbytes // 64)
+    again = Block(nbytes - nbytes // 64)
     assert address(again) == where
     assert bytes_kept() == 0
-    other = Memory(nbytes)
+    other = Block(nbytes)
     assert address(other) != where
     del again
 
@@ -97,7 +97,7 @@ def test_no_piece_is_in_use_twice():
             assert view[len(view) // 2] == mark
         else:
             nbytes = rng.choice([MAPPED_FROM, 200_000, 1 << 20, 1_500_000, 3 << 20, 9 << 20])
-            view = memoryview(Memory(nbytes))
+            view = memoryview(Block(nbytes))
             mark = i % 256
             view[0] = view[-1] = view[nbytes // 2] = mark
             live.append((view, mark))
@@ -107,7 +107,7 @@ def test_no_piece_is_in_use_twice():
 def test_many_small_pieces_are_released_one_by_one():
     """They share mappings, but not their fate."""
     before = rss()
-    pieces = [Memory(1 << 20) for _ in range(300)]
+    pieces = [Block(1 << 20) for _ in range(300)]
     for piece in pieces:
         memoryview(piece)[:] = bytes(1 << 20)
     full = rss() - before
@@ -122,15 +122,15 @@ def test_many_small_pieces_are_released_one_by_one():
 
 def test_no_more_is_kept_than_allowed():
     keep_at_most(10 << 20)
-    pieces = [Memory(3 << 20) for _ in range(8)]
+    pieces = [Block(3 << 20) for _ in range(8)]
     del pieces
     assert 6 << 20 <= bytes_kept() <= 10 << 20
-    del_me = Memory(11 << 20)
+    del_me = Block(11 << 20)
     assert bytes_kept() == 0
     del del_me
     assert bytes_kept() == 0
     keep_at_most(64 << 20)
-    pieces = [Memory(3 << 20) for _ in range(8)]
+    pieces = [Block(3 << 20) for _ in range(8)]
     del pieces
     assert bytes_kept() == 24 << 20
     keep_at_most(5 << 20)
@@ -139,7 +139,7 @@ def test_no_more_is_kept_than_allowed():
 
 def test_what_is_kept_is_forgotten():
     keep_at_most(64 << 20)
-    Memory(8 << 20)
+    Block(8 << 20)
     assert bytes_kept() == 8 << 20
     deadline = time.monotonic() + 20
     while bytes_kept() and time.monotonic() < deadline:

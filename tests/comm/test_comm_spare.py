@@ -11,7 +11,7 @@ import distributed
 import pytest
 
 import fastworker
-from fastworker.comm.memory import Memory, bytes_kept, keep_at_most
+from fastworker.comm.arena import Block, bytes_kept, keep_at_most
 from fastworker.comm.spare import SpareMemory
 
 MIB = 1 << 20
@@ -47,7 +47,7 @@ def spare_of(process, limit, fractions=FRACTIONS):
 
 def free_some(nbytes):
     """What becomes of a piece that nobody uses any more."""
-    Memory(nbytes)
+    Block(nbytes)
     return bytes_kept()
 
 

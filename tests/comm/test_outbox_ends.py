@@ -17,7 +17,7 @@ from distributed.protocol.serialize import Serialize, ToPickle
 from distributed.utils_test import captured_logger, freeze_batched_send, gen_test
 from distributed.worker_state_machine import RescheduleMsg
 
-from fastworker.comm.outbox import Outbox
+from fastworker.link.outbox import Outbox
 from support.comm.ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
 
 pytestmark = pytest.mark.usefixtures("either_comm")

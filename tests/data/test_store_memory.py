@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastworker.core.values import Values
-from fastworker.data.memory import Memory
+from fastworker.core.storage import Storage
+from fastworker.data.lru import ResultLRU
 from fastworker.data.store import Store
 from support.blobs import Blob, Text
 
@@ -20,11 +20,11 @@ def weigh(key: Any, value: Any) -> int:
 
 
 @pytest.fixture
-def memory() -> Memory:
-    return Memory(100, weight=weigh)
+def memory() -> ResultLRU:
+    return ResultLRU(100, weight=weigh)
 
 
-def test_order_is_that_of_the_last_use(memory: Memory) -> None:
+def test_order_is_that_of_the_last_use(memory: ResultLRU) -> None:
     for key in "abcd":
         assert memory.try_put(key, key, 10)
     assert memory.order == ["a", "b", "c", "d"]
@@ -39,7 +39,7 @@ def test_order_is_that_of_the_last_use(memory: Memory) -> None:
     assert memory.order == ["d", "b", "a", "c"], "to look at a view is no use"
 
 
-def test_target(memory: Memory) -> None:
+def test_target(memory: ResultLRU) -> None:
     assert not memory.try_put("heavy", "", 101)
     assert len(memory) == 0 and not memory.over_target
     assert memory.try_put("a", "", 100) and not memory.over_target
@@ -54,7 +54,7 @@ def test_target(memory: Memory) -> None:
     assert not memory.try_put("d", "", 5)
 
 
-def test_put_does_nothing_for_a_key_that_is_here(memory: Memory) -> None:
+def test_put_does_nothing_for_a_key_that_is_here(memory: ResultLRU) -> None:
     assert memory.try_put("a", "1", 10)
     assert not memory.try_put("a", "2", 20)
     assert memory["a"] == "1" and memory.total_weight == 10
@@ -65,7 +65,7 @@ STRANGE = [Text("a"), ("a", Text("b")), ("a", (1, frozenset())), frozenset("a")]
 
 
 @pytest.mark.parametrize("key", PLAIN, ids=repr)
-def test_plain_keys(memory: Memory, key: Any) -> None:
+def test_plain_keys(memory: ResultLRU, key: Any) -> None:
     assert memory.try_put(key, "1", 10)
     assert memory.try_look(key) == "1"
     assert memory.try_take(key) == "1"
@@ -74,7 +74,7 @@ def test_plain_keys(memory: Memory, key: Any) -> None:
 
 
 @pytest.mark.parametrize("key", STRANGE, ids=repr)
-def test_keys_that_are_not_plain(memory: Memory, key: Any) -> None:
+def test_keys_that_are_not_plain(memory: ResultLRU, key: Any) -> None:
     """With one of them the native way is closed, and everything else still works."""
     memory.set_noevict("x", "1")
     assert not memory.try_put(key, "2", 10)
@@ -89,7 +89,7 @@ def test_keys_that_are_not_plain(memory: Memory, key: Any) -> None:
     assert key not in memory and "x" in memory
 
 
-def test_tuples_too_deep_are_not_plain(memory: Memory) -> None:
+def test_tuples_too_deep_are_not_plain(memory: ResultLRU) -> None:
     key: Any = ("a",)
     for _ in range(100_000):
         key = (key,)
@@ -121,7 +121,7 @@ def test_evict_calls_back_and_keeps_what_fails() -> None:
             raise OSError("no room")
         evicted.append((key, value))
 
-    memory = Memory(10, weight=weigh, on_evict=[on_evict])
+    memory = ResultLRU(10, weight=weigh, on_evict=[on_evict])
     memory["a"] = "12345"
     memory["b"] = "bad"
     memory["c"] = "123"
@@ -139,7 +139,7 @@ def test_evict_calls_back_and_keeps_what_fails() -> None:
     memory["e"] = "123"
     assert memory.order == ["b", "d", "e"], "closed: nothing is evicted"
     with pytest.raises(KeyError):
-        Memory(10, weight=weigh).evict()
+        ResultLRU(10, weight=weigh).evict()
 
 
 def test_store_of_an_existing_buffer(tmp_path: Any) -> None:
@@ -149,7 +149,7 @@ def test_store_of_an_existing_buffer(tmp_path: Any) -> None:
     store = Store.in_place_of(buffer)
     assert (store.n, store._slow_uncached.max_weight) == (1234, 5678)
     assert store._slow_uncached.d.directory == str(tmp_path)
-    assert isinstance(store.fast, Values)
+    assert isinstance(store.fast, Storage)
     buffer["a"] = 1
     with pytest.raises(ValueError, match="in use already"):
         Store.in_place_of(buffer)
@@ -162,7 +162,7 @@ def test_bytes_for_a_key() -> None:
     n = 20_000
     keys = [f"task-{i}" for i in range(n)]
     values = [object() for _ in range(n)]
-    memory = Memory(10**9, weight=weigh)
+    memory = ResultLRU(10**9, weight=weigh)
     gc.collect()
     tracemalloc.start()
     try:

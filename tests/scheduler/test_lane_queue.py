@@ -337,6 +337,6 @@ async def test_a_deeper_setting_of_the_user_stays(client, scheduler, a):
     ],
 )
 def test_compute_seconds(startstops, seconds):
-    from fastworker.scheduler.rootqueue import compute_seconds
+    from fastworker.scheduler.root_queue import compute_seconds
 
     assert compute_seconds(startstops) == seconds

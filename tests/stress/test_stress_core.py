@@ -30,11 +30,11 @@ from distributed.worker_state_machine import (
     UnpauseEvent,
 )
 
-from fastworker.comm.outbox import Outbox
 from fastworker.core import WorkerState
 from fastworker.core.records import Run, to_instructions
 from fastworker.data.store import Store
 from fastworker.execution.pool import PullThreadPoolExecutor
+from fastworker.link.outbox import Outbox
 from support.stress.duration import SECONDS, SEED, takes
 from support.stress.values import Awkward, alive, bad_weather, give_way, litter
 

@@ -19,7 +19,10 @@ from distributed.protocol.serialize import (
     serialize_and_split,
 )
 
-from fastworker.wire import ComputeTask, FreeKeys, UnloadableTask, WireError, decode
+from fastworker.core.messages import ComputeTask, FreeKeys
+from fastworker.link.decode import decode
+from fastworker.link.unloadable import UnloadableTask
+from fastworker.wire import WireError
 from support.wire.messages import (
     ADDRESSES,
     ODD_TASKS,

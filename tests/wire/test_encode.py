@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fastworker.core import WorkerState
 from fastworker.core.records import Dropped, Finished, Held, describe_type, to_instructions
+from fastworker.link.reports import pack_report
 from fastworker.wire.encode import pack_plain
 
 MAX_DEPTH = 64  # of what is packed natively
@@ -143,7 +144,7 @@ def by_stock(record):
 def test_finished(key, run_id, stimulus_id):
     describe_type(int)
     record = run(key, run_id=run_id, stimulus_id=stimulus_id)
-    assert pack_plain(record) == by_stock(record)
+    assert pack_report(record) == by_stock(record)
 
 
 @given(keys, texts)
@@ -153,7 +154,7 @@ def test_dropped(key, stimulus_id):
     run(key, state=state)
     (record,) = state.free_keys([key], stimulus_id)
     assert type(record) is Dropped
-    assert pack_plain(record) == by_stock(record)
+    assert pack_report(record) == by_stock(record)
 
 
 @given(keys, texts)
@@ -165,7 +166,7 @@ def test_held(key, stimulus_id):
     state.compute_task("needs it", 1, (0,), "spec", *needed, {}, False, {}, None, "compute")
     records = state.data_arrived(peer, 1, {key: 1}, stimulus_id)
     (record,) = (record for record in records if type(record) is Held)
-    assert pack_plain(record) == by_stock(record)
+    assert pack_report(record) == by_stock(record)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_finished_with_metadata_and_no_times(metadata):
     state.tasks["x"].metadata = metadata
     (record,) = state.task_done("x", 1, 1, float("nan"), float("nan"), 28, int, "s")
     assert record.metadata == metadata or not metadata
-    assert pack_plain(record) == by_stock(record)
+    assert pack_report(record) == by_stock(record)
 
 
 def test_metadata_that_is_not_plain():
@@ -187,7 +188,7 @@ def test_metadata_that_is_not_plain():
     state.compute_task("x", 1, (0,), "spec", None, None, {}, False, {}, None, "s")
     state.tasks["x"].metadata = {"x": {1, 2}}
     (record,) = state.task_done("x", 1, 1, 1.0, 2.0, 28, int, "s")
-    assert pack_plain(record) is None
+    assert pack_report(record) is None
 
 
 class Refuses(type):
@@ -205,11 +206,11 @@ def test_a_type_is_looked_up_without_asking_it_anything():
         pass
 
     record = run("x", Odd())
-    assert pack_plain(record) is None  # not described so far
+    assert pack_report(record) is None  # not described so far
     pickled, name, cls = describe_type(Odd)
     assert cls is Odd and "Odd" in name
-    assert pack_plain(record) == by_stock(record)
-    assert msgpack.unpackb(pack_plain(record))["type"] == pickled
+    assert pack_report(record) == by_stock(record)
+    assert msgpack.unpackb(pack_report(record))["type"] == pickled
 
 
 def test_many_types_do_not_pile_up_nor_mix():
@@ -217,4 +218,4 @@ def test_many_types_do_not_pile_up_nor_mix():
         cls = type(f"Type{i}", (), {})
         describe_type(cls)
         record = run("x", cls())
-        assert f"Type{i}" in msgpack.unpackb(pack_plain(record))["typename"]
+        assert f"Type{i}" in msgpack.unpackb(pack_report(record))["typename"]

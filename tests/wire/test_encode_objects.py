@@ -12,7 +12,8 @@ from distributed.protocol.core import dumps, loads
 from distributed.protocol.serialize import Serialize, Serialized, ToPickle, serialize
 from distributed.utils_test import captured_logger
 
-from fastworker.wire.encode_objects import CannotSend, MessagePacker
+from fastworker.link.degraded import CannotSend, ReportPacker
+from fastworker.wire.encode_objects import MessagePacker
 
 
 class Point:
@@ -125,7 +126,7 @@ def erred(**fields):
 
 def surely(message):
     """What arrives in a message's place, the packer, and what was logged as an error."""
-    packer = MessagePacker()
+    packer = ReportPacker()
     with captured_logger("fastworker.wire", logging.ERROR) as log:
         one = packer.pack_surely(message)
     if one is None:
@@ -183,4 +184,4 @@ def test_other_messages_are_left_out_and_named():
 def test_the_end_of_a_task_is_never_left_out():
     for message in (finished(key="\ud800"), erred(key="\ud800")):
         with pytest.raises(CannotSend, match=message["op"]):
-            MessagePacker().pack_surely(message)
+            ReportPacker().pack_surely(message)

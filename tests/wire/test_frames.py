@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from distributed.protocol.utils import pack_frames, unpack_frames
 
-from fastworker.wire import Frames, WireError, decode
+from fastworker.link.decode import decode
+from fastworker.wire import Frames, WireError
 from support.wire.messages import OTHERS, TASKS, as_stock, compute_task, frames_of, same, stock
 
 

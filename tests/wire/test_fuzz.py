@@ -11,7 +11,8 @@ from distributed.protocol.utils import unpack_frames
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastworker.wire import Frames, WireError, decode
+from fastworker.link.decode import decode
+from fastworker.wire import Frames, WireError
 from support.wire.inert import compare, inert
 from support.wire.messages import as_stock, frames_of, same, stock
 from support.wire.mutations import damaged

@@ -12,7 +12,8 @@ import pytest
 from distributed.protocol import to_serialize
 from distributed.protocol.serialize import ToPickle
 
-from fastworker.wire import WireError, decode
+from fastworker.link.decode import decode
+from fastworker.wire import WireError
 from support.wire.inert import compare, inert
 from support.wire.messages import (
     ODD_TASKS,

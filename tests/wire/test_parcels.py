@@ -17,7 +17,7 @@ from distributed.protocol.serialize import dask_deserialize, dask_serialize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastworker.wire.parcels import Heavy, Shared, pack, unpack
+from fastworker.wire.result_messages import Heavy, Shared, pack, unpack
 from support.wire.messages import same
 from support.wire.mutations import DAMAGES
 from support.wire.strategies import damages, plain, same_each_time

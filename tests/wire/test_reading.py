@@ -22,8 +22,10 @@ from distributed.utils_test import gen_cluster, gen_test
 
 import fastworker
 import fastworker.link.reader
+from fastworker.core.messages import ComputeTask, FreeKeys
+from fastworker.link.decode import decode
 from fastworker.link.reader import SchedulerStream
-from fastworker.wire import ComputeTask, FreeKeys, WireError, decode
+from fastworker.wire import WireError
 from support.wire.messages import as_stock, compute_task, frames_of, free_keys, same, stock
 
 

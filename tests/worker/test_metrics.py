@@ -12,7 +12,7 @@ from distributed import Worker as StockWorker
 from distributed.core import Server
 from distributed.metrics import DelayedMetricsLedger, context_meter
 
-from fastworker.execution.metrics import ExecuteMetrics
+from fastworker.execution.timings import ExecuteMetrics
 from fastworker.monitoring.metrics import MANY_NAMES
 from support.in_process import ONE_WORKER, cluster
 

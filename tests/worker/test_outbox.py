@@ -10,7 +10,7 @@ from distributed.comm import CommClosedError, connect, listen
 from distributed.utils_test import gen_cluster, gen_test
 
 import fastworker
-from fastworker.comm.outbox import Outbox
+from fastworker.link.outbox import Outbox
 from support.in_process import gate, until
 
 NEVER = 3600  # seconds: an interval that does not end during a test

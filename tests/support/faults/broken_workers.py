@@ -9,7 +9,7 @@ import tempfile
 from typing import Any
 
 import fastworker
-from fastworker.wire import ComputeTask, FreeKeys
+from fastworker.core.messages import ComputeTask, FreeKeys
 from support.faults import tasks
 
 

@@ -18,8 +18,9 @@ import atheris
 import numpy as np
 from distributed.protocol import dumps, to_serialize
 
-from fastworker.wire import Frames, WireError, decode
-from fastworker.wire.parcels import unpack
+from fastworker.link.decode import decode
+from fastworker.wire import Frames, WireError
+from fastworker.wire.result_messages import unpack
 from support.wire.inert import compare, inert
 from support.wire.mutations import REAL
 

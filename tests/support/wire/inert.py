@@ -19,7 +19,10 @@ import numpy as np
 from distributed.protocol import core as stock_core
 from distributed.protocol import pickle as stock_pickle
 
-from fastworker.wire import UnloadableTask, WireError, decode, subframes, values
+from fastworker.link.decode import decode
+from fastworker.link.unloadable import UnloadableTask
+from fastworker.wire import WireError, subframes
+from fastworker.wire import results as values
 from support.wire.messages import as_stock, same, stock
 
 #: What is refused here and not by stock: it reads on with what it finds, or with less than that.

@@ -14,7 +14,7 @@ from distributed.core import Status
 from distributed.protocol import dumps, to_serialize
 from distributed.protocol.serialize import ToPickle
 
-from fastworker.wire import ComputeTask, FreeKeys
+from fastworker.core.messages import ComputeTask, FreeKeys
 
 ADDRESSES = ("tcp://127.0.0.1:40001", "tcp://127.0.0.1:40002", "tls://10.0.0.3:8787")
 SPAN = "0f0e7d5e-1b3a-4f6e-9d0a-8f0c1d2e3f4a"

@@ -1,7 +1,7 @@
 """Results in memory: a hash table whose entries are also linked from oldest to newest use.
 
 It stands where ``SpillBuffer`` has a ``zict.LRU`` on a dict, and answers to the same names. To the
-core it is a `Values`. The rules that it keeps with `Store`, which does the spilling:
+core it is a `Storage`. The rules that it keeps with `Store`, which does the spilling:
 
 - A key is in `entries` or in `away` or not here at all; it changes from one to the other in one
   stretch. So whoever asks always gets an answer that was true.
@@ -18,7 +18,7 @@ from cpython.dict cimport PyDict_Contains, PyDict_DelItem, PyDict_SetItem
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t
 
-from fastworker.core.values cimport MISSING, Values
+from fastworker.core.storage cimport MISSING, Storage
 from fastworker.data.entries cimport link_before, new_entry, plain, unlink
 
 cdef extern from "Python.h":
@@ -35,7 +35,7 @@ cdef int64_t as_weight(object nbytes) except? -1:
 
 @cython.final
 @cython.no_gc_clear  # `entries` is never None; the dict itself can be cleared, or its owner let go
-cdef class Memory(Values):
+cdef class ResultLRU(Storage):
     """{key: value} in memory, in the order of their last use.
 
     Parameters
@@ -98,7 +98,7 @@ cdef class Memory(Values):
         return entry.value
 
     cdef object take(self, object key):
-        """As promised by `Values`; also MISSING for one whose failure to pickle is on record."""
+        """As promised by `Storage`; also MISSING for one whose failure to pickle is on record."""
         cdef Entry entry
         if self.strange:
             return MISSING
@@ -119,16 +119,16 @@ cdef class Memory(Values):
     # The same for Python code
 
     def try_put(self, key, value, int64_t nbytes):
-        """`Values.put`: hold a value below target in one step. False if it cannot be."""
+        """`Storage.put`: hold a value below target in one step. False if it cannot be."""
         return self.put(key, value, nbytes)
 
     def try_look(self, key, default=None):
-        """`Values.look`: a value in memory, or the default."""
+        """`Storage.look`: a value in memory, or the default."""
         value = self.look(key)
         return default if value is MISSING else value
 
     def try_take(self, key, default=None):
-        """`Values.take`: remove a value from memory and return it, or the default."""
+        """`Storage.take`: remove a value from memory and return it, or the default."""
         value = self.take(key)
         return default if value is MISSING else value
 
@@ -498,18 +498,19 @@ cdef class Memory(Values):
         return dict(self.items()) == dict(other.items())
 
     def __repr__(self):
-        return f"<Memory: {len(self.entries)} values, {self.total + self.offset_}/{self.n_} bytes>"
+        weight = self.total + self.offset_
+        return f"<ResultLRU: {len(self.entries)} values, {weight}/{self.n_} bytes>"
 
     def close(self):
         """Evict no more."""
         self.closed = True
 
 
-Mapping.register(Memory)
+Mapping.register(ResultLRU)
 
 
 class MemoryValues(ValuesView):
-    """The values of a `Memory`; to look at them is no use of them."""
+    """The values of a `ResultLRU`; to look at them is no use of them."""
 
     def __iter__(self):
         cdef Entry entry
@@ -521,7 +522,7 @@ class MemoryValues(ValuesView):
 
 
 class MemoryItems(ItemsView):
-    """The keys and values of a `Memory`; to look at them is no use of them."""
+    """The keys and values of a `ResultLRU`; to look at them is no use of them."""
 
     def __iter__(self):
         cdef Entry entry
@@ -531,5 +532,5 @@ class MemoryItems(ItemsView):
     def __contains__(self, item):
         cdef Entry entry
         key, value = item
-        entry = (<Memory>self._mapping).find(key)
+        entry = (<ResultLRU>self._mapping).find(key)
         return entry is not None and (entry.value is value or entry.value == value)

@@ -4,7 +4,7 @@ The outbox has one writer at a time and tells its transport what to write; a tra
 of messages and order.
 """
 
-from fastworker.comm.mutex cimport pthread_mutex_t
+from fastworker.link.mutex cimport pthread_mutex_t
 
 
 cdef class Transport:

@@ -4,9 +4,9 @@
 it says otherwise.
 """
 
-from fastworker.comm.batch cimport Batch
-from fastworker.comm.collector cimport Collector
-from fastworker.comm.transport cimport Transport
+from fastworker.link.batch cimport OutgoingBatch
+from fastworker.link.collector cimport Collector
+from fastworker.link.transport cimport Transport
 
 
 cdef class Outbox(Collector):
@@ -52,11 +52,11 @@ cdef class Outbox(Collector):
 
     # ------------------------------------------------------------------------------- the sender
 
-    cdef int dispatch(self, Batch batch) except -1
-    cdef int send_packed(self, Transport transport, Batch batch) except -1
-    cdef int send_buffers(self, Transport transport, Batch batch, list buffers) except -1
-    cdef int leave_to_loop(self, Transport transport, Batch batch, list buffers) except -1
-    cdef int release(self, Batch batch) except -1
+    cdef int dispatch(self, OutgoingBatch batch) except -1
+    cdef int send_packed(self, Transport transport, OutgoingBatch batch) except -1
+    cdef int send_buffers(self, Transport transport, OutgoingBatch batch, list buffers) except -1
+    cdef int leave_to_loop(self, Transport transport, OutgoingBatch batch, list buffers) except -1
+    cdef int release(self, OutgoingBatch batch) except -1
     cdef int keep_in_log(self, object packed, size_t size) except -1
     cdef int make_room_in_log(self) except -1
     cdef int forget_oldest(self) except -1

@@ -8,7 +8,7 @@ When a batch leaves
 
 What can go wrong
     A connection that breaks ends the outbox, and the comm is aborted; the worker notices at the
-    comm. A message that cannot be packed is dealt with by `fastworker.wire.encode_objects`.
+    comm. A message that cannot be packed is dealt with by `fastworker.link.degraded`.
     Memory that runs out is a MemoryError of whoever adds the message.
 """
 
@@ -32,11 +32,11 @@ from dask.utils import parse_timedelta
 from distributed.comm import CommClosedError
 
 from fastworker.config.logs import get_logger
-from fastworker.wire.encode_objects import MessagePacker
+from fastworker.link.degraded import ReportPacker
 
-from fastworker.comm.batch cimport unpacked
-from fastworker.comm.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
-from fastworker.comm.transport cimport find_transport
+from fastworker.link.batch cimport unpacked
+from fastworker.link.mutex cimport pthread_mutex_lock, pthread_mutex_unlock
+from fastworker.link.transport cimport find_transport
 from fastworker.core.clock cimport monotonic
 
 cdef extern from "Python.h":
@@ -200,7 +200,7 @@ cdef class Outbox(Collector):
     # ---------------------------------------------------------------------------------- sending
 
     cdef int send_all(self) except -1:
-        cdef Batch batch
+        cdef OutgoingBatch batch
         cdef int rounds = 0
         while True:
             batch = self.claim()
@@ -220,7 +220,7 @@ cdef class Outbox(Collector):
             if rounds == MAX_ROUNDS and not self.on_loop():
                 return self.wake()
 
-    cdef int release(self, Batch batch) except -1:
+    cdef int release(self, OutgoingBatch batch) except -1:
         """A batch has left. Let others send; 1 if they have asked for it, for the caller to do."""
         cdef bint more
         if self.departing is not None:
@@ -232,7 +232,7 @@ cdef class Outbox(Collector):
             self.call_loop(self._wake_waiters, ())
         return more
 
-    cdef int dispatch(self, Batch batch) except -1:
+    cdef int dispatch(self, OutgoingBatch batch) except -1:
         """Send a batch; False if the event loop has it now and will release it."""
         cdef Transport transport = self.transport
         if not transport.takes_bytes:
@@ -245,7 +245,7 @@ cdef class Outbox(Collector):
             self.departing = batch.body()
             return self.send_packed(transport, batch)
         comm = transport.comm
-        packer = MessagePacker(
+        packer = ReportPacker(
             {
                 "sender": comm.local_info,
                 "recipient": comm.remote_info,
@@ -261,7 +261,7 @@ cdef class Outbox(Collector):
         pthread_mutex_unlock(&self.lock)
         return self.send_buffers(transport, batch, buffers)
 
-    cdef int send_packed(self, Transport transport, Batch batch) except -1:
+    cdef int send_packed(self, Transport transport, OutgoingBatch batch) except -1:
         cdef size_t size = 0
         cdef unsigned char* data = batch.framed(&size)
         cdef Py_ssize_t done = transport.write_now(data, size) if transport.direct else 0
@@ -274,7 +274,7 @@ cdef class Outbox(Collector):
             transport, batch, [PyBytes_FromStringAndSize(<char*>data + done, size - done)]
         )
 
-    cdef int send_buffers(self, Transport transport, Batch batch, list buffers) except -1:
+    cdef int send_buffers(self, Transport transport, OutgoingBatch batch, list buffers) except -1:
         cdef Py_buffer view
         cdef Py_ssize_t i, n, done
         cdef bint direct = transport.direct
@@ -295,14 +295,14 @@ cdef class Outbox(Collector):
         self.counts.from_threads += not self.on_loop()
         return True
 
-    cdef int leave_to_loop(self, Transport transport, Batch batch, list buffers) except -1:
+    cdef int leave_to_loop(self, Transport transport, OutgoingBatch batch, list buffers) except -1:
         """Have the event loop write the rest of a batch, and then release it."""
         if self.on_loop():
             return self._write_rest(transport, batch, buffers)
         self.call_loop(self._resume_after_rest, (transport, batch, buffers))
         return False
 
-    def _write_rest(self, Transport transport, Batch batch, list buffers):
+    def _write_rest(self, Transport transport, OutgoingBatch batch, list buffers):
         """True when all is written, False if it will be, and the batch be released then."""
         future = transport.write_later(buffers)
         if future is None:
@@ -310,7 +310,7 @@ cdef class Outbox(Collector):
         future.add_done_callback(partial(self._on_written, batch, None))
         return False
 
-    def _resume_after_rest(self, Transport transport, Batch batch, list buffers):
+    def _resume_after_rest(self, Transport transport, OutgoingBatch batch, list buffers):
         try:
             if not self._write_rest(transport, batch, buffers):
                 return
@@ -319,7 +319,7 @@ cdef class Outbox(Collector):
             return
         self._resume(batch)
 
-    def _write_messages(self, Transport transport, Batch batch):
+    def _write_messages(self, Transport transport, OutgoingBatch batch):
         """Give a batch to the comm's own ``write``."""
         cdef list messages
         try:
@@ -332,7 +332,7 @@ cdef class Outbox(Collector):
             return
         self.writing.add_done_callback(partial(self._on_written, batch, messages))
 
-    def _on_written(self, Batch batch, messages, future):
+    def _on_written(self, OutgoingBatch batch, messages, future):
         """A batch has left by way of the event loop, or has failed to."""
         self.writing = None
         error = (
@@ -348,7 +348,7 @@ cdef class Outbox(Collector):
             self.log.append(messages if n_bytes < LARGE_MESSAGE else "large-message")
         self._resume(batch)
 
-    def _resume(self, Batch batch):
+    def _resume(self, OutgoingBatch batch):
         if self.release(batch):
             self.flush()
 

@@ -6,11 +6,10 @@ The frames are those of ``distributed.protocol.dumps``, and either end may be st
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcmp
 
-from fastworker.core.values cimport MOST_NBYTES, whole_bytes
 from fastworker.wire.encode cimport Bytes, append, give_back, lend, map_header, put_value
 from fastworker.wire.frames cimport Frames, frames_of
 from fastworker.wire.subframes cimport MessageUnpacker
-from fastworker.wire.values cimport Recipe, ValuePacker, make_value, recipe_of
+from fastworker.wire.results cimport Recipe, ValuePacker, make_value, recipe_of
 
 import logging
 from time import perf_counter
@@ -160,10 +159,13 @@ cdef class Packer:
         return 0
 
 
+cdef Py_ssize_t MOST_NBYTES = <Py_ssize_t>1 << 50  # a pebibyte: more than any limit
+
+
 cdef Py_ssize_t size_of(object value) except -1:
     """Bytes of a value as far as can be told; of what cannot, as many as there may be."""
     try:
-        return whole_bytes(safe_sizeof(value))
+        return max(0, min(int(safe_sizeof(value)), MOST_NBYTES))
     except Exception:
         return MOST_NBYTES
 

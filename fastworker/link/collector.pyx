@@ -9,14 +9,15 @@ from libc.stdint cimport uint64_t
 
 from distributed.worker_state_machine import SendMessageToScheduler
 
-from fastworker.comm.batch cimport HEADROOM
-from fastworker.comm.counts cimport as_dict, count_batch
-from fastworker.comm.mutex cimport (
+from fastworker.link.batch cimport HEADROOM
+from fastworker.link.counts cimport as_dict, count_batch
+from fastworker.link.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from fastworker.core.clock cimport monotonic
 from fastworker.core.records cimport Dropped, Finished, Held
-from fastworker.wire.encode cimport give_back, lend, put_record, put_value
+from fastworker.link.reports cimport put_record
+from fastworker.wire.encode cimport give_back, lend, put_value
 
 cdef enum:
     LARGE_BATCH = 1 << 16  # bytes at which a batch leaves without waiting
@@ -29,8 +30,8 @@ cdef class Collector:
     def __cinit__(self):
         if pthread_mutex_init(&self.lock, NULL):
             raise MemoryError("no mutex for the outbox")
-        self.waiting = Batch()
-        self.spare = Batch()
+        self.waiting = OutgoingBatch()
+        self.spare = OutgoingBatch()
         self.last_taken = -1e18
 
     def __dealloc__(self):
@@ -106,11 +107,13 @@ cdef class Collector:
 
     # ------------------------------------------------------------------------ whose turn it is
 
-    cdef Batch claim(self):
+    cdef OutgoingBatch claim(self):
         """What there is to send, and the claim; None if there is nothing or another has it."""
-        cdef Batch batch = None
-        cdef Batch spare = None
-        cdef Batch fresh = Batch() if self.spare is None and not self.claimed else None
+        cdef OutgoingBatch batch = None
+        cdef OutgoingBatch spare = None
+        cdef OutgoingBatch fresh = None
+        if self.spare is None and not self.claimed:
+            fresh = OutgoingBatch()
         pthread_mutex_lock(&self.lock)
         if self.claimed:
             self.wanted = True
@@ -128,7 +131,7 @@ cdef class Collector:
         pthread_mutex_unlock(&self.lock)
         return batch
 
-    cdef int give_up(self, Batch batch) except -1:
+    cdef int give_up(self, OutgoingBatch batch) except -1:
         """Give up the claim and the batch, empty; True if more was asked for in the meantime."""
         cdef bint more
         batch.clear()
@@ -142,8 +145,8 @@ cdef class Collector:
 
     cdef Py_ssize_t shut(self) except -1:
         """Take nothing any more, and drop what waits: the answer is how many messages that was."""
-        cdef Batch batch
-        cdef Batch fresh = Batch()
+        cdef OutgoingBatch batch
+        cdef OutgoingBatch fresh = OutgoingBatch()
         cdef Py_ssize_t n
         pthread_mutex_lock(&self.lock)
         self.ended = True
@@ -163,10 +166,10 @@ cdef class Collector:
         """The messages that wait, as objects. A copy, made on each read."""
         return self.snapshot().messages()
 
-    cdef Batch snapshot(self):
+    cdef OutgoingBatch snapshot(self):
         """A copy of the batch that waits."""
-        cdef Batch copy = Batch()
-        cdef Batch waiting
+        cdef OutgoingBatch copy = OutgoingBatch()
+        cdef OutgoingBatch waiting
         cdef list kept
         cdef Py_ssize_t n
         cdef bint complete = False, enough_memory = True

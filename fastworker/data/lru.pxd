@@ -2,14 +2,14 @@
 
 from libc.stdint cimport int64_t
 
-from fastworker.core.values cimport Values
+from fastworker.core.storage cimport Storage
 from fastworker.data.entries cimport Entry
 
 
 cdef int64_t as_weight(object nbytes) except? -1
 
 
-cdef class Memory(Values):
+cdef class ResultLRU(Storage):
     # Guarded by the GIL, and that is enough, because no change can be seen half done: a change is
     # one stretch of C code in which no thread switch can happen. A switch needs Python code, or a
     # call that lets go of the GIL. There is neither in a stretch:

@@ -18,12 +18,12 @@ from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
 from fastworker.core.records cimport Run, describe_type
 from fastworker.core.states cimport CANCELLED, MEMORY
 from fastworker.core.task cimport TaskState
-from fastworker.core.values cimport MISSING
-from fastworker.data.memory cimport as_weight
+from fastworker.core.storage cimport MISSING
+from fastworker.data.lru cimport as_weight
 from fastworker.data.sizes cimport nbytes_of
 from fastworker.execution.engine cimport Engine
-from fastworker.execution.metrics cimport CANCELLED as RUN_FOR_NOTHING
-from fastworker.execution.metrics cimport FAILED, SUCCESS, Outcome, split
+from fastworker.execution.timings cimport CANCELLED as RUN_FOR_NOTHING
+from fastworker.execution.timings cimport FAILED, SUCCESS, Outcome, split
 
 from fastworker.execution import outcome
 from fastworker.execution.contexts import Contexts
@@ -54,7 +54,7 @@ cdef enum:
     TICKS = 10_000_000
 
 cdef double SLOW_DISK = 0.005  # seconds; what took longer was read from disk or written there
-cdef str HERE = "execution/run.pyx"  # the file that Cython names in tracebacks
+cdef str HERE = "execution/runner.pyx"  # the file that Cython names in tracebacks
 
 
 cdef object stamped(const char* what):

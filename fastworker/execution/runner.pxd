@@ -4,7 +4,7 @@ from fastworker.core.records cimport Run
 from fastworker.core.state cimport WorkerState
 from fastworker.core.task cimport TaskState
 from fastworker.execution.engine cimport Engine
-from fastworker.execution.metrics cimport ExecuteMetrics, Outcome, Sample
+from fastworker.execution.timings cimport ExecuteMetrics, Outcome, Sample
 
 
 cdef class Runner:

@@ -2,12 +2,12 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, V
 from threading import RLock
 from typing import Any, TypeVar
 
-from fastworker.core.values import Values
+from fastworker.core.storage import Storage
 from fastworker.data.entries import Entry
 
 T = TypeVar("T")
 
-class Memory(Values):
+class ResultLRU(Storage):
     n: float
     offset: float
     over_target: bool

@@ -3,7 +3,7 @@
 from fastworker.wire.subframes cimport MessageUnpacker
 
 
-cdef class Batch(MessageUnpacker):
+cdef class SchedulerDecoder(MessageUnpacker):
     cdef list unloadable  # UnloadableTasks met in the present message
 
     cdef list messages(self)

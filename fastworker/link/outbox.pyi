@@ -6,7 +6,7 @@ from typing import Any
 from distributed.comm import Comm
 from tornado.ioloop import IOLoop
 
-from fastworker.comm.collector import Collector
+from fastworker.link.collector import Collector
 
 class Outbox(Collector):
     def __init__(

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 cdef object MISSING  # answers "not here", as None is a result like any other
 
 
-cdef class Values:
+cdef class Storage:
     # What a subclass holds is touched under the core's lock; it says itself what else may touch it.
     # None of the methods may run user code: keys are plain, and a value that leaves is handed out,
     # so that the caller can let it go when it holds no lock.

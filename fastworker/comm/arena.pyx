@@ -87,7 +87,7 @@ cdef size_t small_nbytes = 0  # in use, of mapped pieces below HUGE_PAGE
 cdef Slab* slab = NULL  # that pieces are cut from at the moment
 
 
-cdef class Memory:
+cdef class Block:
     """``nbytes`` of memory, not initialised, for whoever asks for a buffer.
 
     Raises MemoryError, naming the size, if there is not that much.
@@ -305,19 +305,19 @@ cdef unsigned char* map_pages(size_t size) noexcept:
     return start
 
 
-cdef Memory new_memory(Py_ssize_t nbytes):
-    return Memory.__new__(Memory, nbytes)
+cdef Block new_block(Py_ssize_t nbytes):
+    return Block.__new__(Block, nbytes)
 
 
 cdef object new_buffer(Py_ssize_t nbytes, unsigned char** data):
     """A writable buffer that is not initialised, and where it is: small ones are bytearrays."""
-    cdef Memory memory
+    cdef Block memory
     cdef object small
     if nbytes < MAPPED:
         small = PyByteArray_FromStringAndSize(NULL, nbytes)
         data[0] = <unsigned char*>PyByteArray_AS_STRING(small)
         return small
-    memory = Memory.__new__(Memory, nbytes)
+    memory = Block.__new__(Block, nbytes)
     data[0] = memory.data
     return memory
 

@@ -13,9 +13,9 @@ claim and outside the lock. Who finds the outbox claimed sets `wanted` and goes 
 looks again before it is done. So nobody ever waits for a writer, and no two write at a time.
 """
 
-from fastworker.comm.batch cimport Batch
-from fastworker.comm.counts cimport Counts
-from fastworker.comm.mutex cimport pthread_mutex_t
+from fastworker.link.batch cimport OutgoingBatch
+from fastworker.link.counts cimport Counts
+from fastworker.link.mutex cimport pthread_mutex_t
 from fastworker.wire.encode cimport Bytes
 
 
@@ -24,8 +24,8 @@ cdef class Collector:
     cdef double interval_  # seconds; set on the event loop
 
     cdef pthread_mutex_t lock
-    cdef Batch waiting
-    cdef Batch spare  # an empty one; None while claimed
+    cdef OutgoingBatch waiting
+    cdef OutgoingBatch spare  # an empty one; None while claimed
     cdef bint claimed
     cdef bint wanted  # somebody asked for more to be sent while it was claimed
     cdef bint soon  # the event loop has been asked to flush in its next round
@@ -45,12 +45,12 @@ cdef class Collector:
     # ------------------------------------------------------ any thread, outside the core's lock
 
     cdef int add_message(self, object message) except -1
-    cdef Batch snapshot(self)  # a copy of what waits
+    cdef OutgoingBatch snapshot(self)  # a copy of what waits
 
     # ------------------------------------------------------------------------------- the sender
 
-    cdef Batch claim(self)
-    cdef int give_up(self, Batch batch) except -1
+    cdef OutgoingBatch claim(self)
+    cdef int give_up(self, OutgoingBatch batch) except -1
     cdef Py_ssize_t shut(self) except -1
 
     cdef int add(self, const Bytes* packed, object kept) except -1

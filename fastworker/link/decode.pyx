@@ -9,13 +9,13 @@ comes, and these two if a field is missing, unknown or not what it should be, be
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastworker.wire.frames cimport Frames, frames_of
-from fastworker.wire.messages cimport ComputeTask, FreeKeys
+from fastworker.core.messages cimport ComputeTask, FreeKeys
 from fastworker.wire.subframes cimport MessageUnpacker, unpickle
 
 import logging
 
 from fastworker.wire.errors import WireError
-from fastworker.wire.unloadable import UnloadableTask
+from fastworker.link.unloadable import UnloadableTask
 
 # Where stock says it too
 logger = logging.getLogger("distributed.protocol.core")
@@ -91,7 +91,7 @@ cdef dict so_far(ComputeTask task, const uint8_t* order, int count):
     return out
 
 
-cdef class Batch(MessageUnpacker):
+cdef class SchedulerDecoder(MessageUnpacker):
     """The messages in the first frame of what a scheduler sent at once."""
 
     cdef list messages(self):
@@ -292,13 +292,13 @@ cpdef list decode(object frames):
     Exception
         Whatever unpickling or deserializing anything but a task raises.
     """
-    cdef Batch batch
+    cdef SchedulerDecoder batch
     cdef Frames split
     try:
         split = frames_of(frames)
         if split.count == 0:
             raise WireError("a message has at least one frame")
-        batch = Batch()
+        batch = SchedulerDecoder()
         batch.read_frame(split, 0)
         return batch.messages()
     except Exception:

@@ -15,13 +15,13 @@ cdef struct Piece:
     Slab* slab  # that it was cut from; NULL: it was mapped alone
 
 
-cdef class Memory:
+cdef class Block:
     # The address and the size never change after it was made, so views need no lock.
     cdef unsigned char* data
     cdef Py_ssize_t nbytes
     cdef Piece piece  # where the memory is from if it is large; small pieces are from malloc
 
 
-cdef Memory new_memory(Py_ssize_t nbytes)
+cdef Block new_block(Py_ssize_t nbytes)
 cdef object new_buffer(Py_ssize_t nbytes, unsigned char** data)
 cdef object part_view(object view, Py_ssize_t start, Py_ssize_t stop)

@@ -26,7 +26,7 @@ cdef extern from "Python.h":
     void PyErr_Clear()
 
 
-cdef class Batch:
+cdef class OutgoingBatch:
     """One message to the other end in the making; no thread safety of its own.
 
     In the outbox its lock guards it. Taken out, it belongs to the one thread that sends.
@@ -66,7 +66,7 @@ cdef class Batch:
         self.count += 1
         return True
 
-    cdef bint copy_from(self, Batch other, list kept) noexcept:
+    cdef bint copy_from(self, OutgoingBatch other, list kept) noexcept:
         """Become a copy of another batch. ``kept`` is a list of None for each of its objects."""
         cdef Py_ssize_t i, n = PyList_GET_SIZE(kept)
         cdef void* places = realloc(self.places, (n + 1) * sizeof(size_t))
@@ -102,7 +102,7 @@ cdef class Batch:
     cdef tuple encoded(self, object packer):
         """The packed messages, objects among them, and the whole TCP message as buffers.
 
-        Objects are packed by a `MessagePacker`, which runs user code. What can go into the first
+        Objects are packed by a `ReportPacker`, which runs user code. What can go into the first
         buffer without a copy of user data does.
         """
         cdef list parts = []

@@ -1,6 +1,6 @@
 """The seam between the core and whatever holds results in memory.
 
-A mapping of results (`WorkerState.data`) that has a `Values` as its attribute ``fast`` lets the
+A mapping of results (`WorkerState.data`) that has a `Storage` as its attribute ``fast`` lets the
 core store and take results without a call into Python. Everything else goes through the mapping.
 """
 
@@ -16,7 +16,7 @@ MISSING = object()
 MOST_NBYTES = 1 << 50  # a pebibyte
 
 
-cdef class Values:
+cdef class Storage:
     """Results in memory, as the core sees them. Abstract: subclasses say how they are held."""
 
     cdef bint put(self, object key, object value, int64_t nbytes) except -1:

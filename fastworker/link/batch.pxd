@@ -8,7 +8,7 @@ cdef enum:
     MAX_SPARE = 1 << 20  # bytes of memory that an empty batch keeps
 
 
-cdef class Batch:
+cdef class OutgoingBatch:
     cdef Bytes packed  # HEADROOM, then one msgpack value for each message that is bytes
     cdef Py_ssize_t count  # messages, bytes and objects
     cdef list kept  # the objects: messages, and records of the core
@@ -18,7 +18,7 @@ cdef class Batch:
     # For whoever holds the lock of the outbox. No Python code runs; False: out of memory.
     cdef bint add_packed(self, const Bytes* message) noexcept
     cdef bint add_object(self, object message) noexcept
-    cdef bint copy_from(self, Batch other, list kept) noexcept
+    cdef bint copy_from(self, OutgoingBatch other, list kept) noexcept
 
     # For whoever has taken the batch out of the outbox.
     cdef unsigned char* framed(self, size_t* size) noexcept  # only without objects

@@ -19,7 +19,7 @@ cdef class ComputeTask:
     """
 
     def __init__(self):
-        raise TypeError("ComputeTask is made by fastworker.wire.decode alone")
+        raise TypeError("ComputeTask is made by fastworker.link.decode alone")
 
     def to_dict(self):
         """The message as ``distributed.protocol.loads`` gives it: a new dict."""
@@ -52,7 +52,7 @@ cdef class FreeKeys:
     """A ``free-keys`` message: keys whose data and tasks the worker shall forget."""
 
     def __init__(self):
-        raise TypeError("FreeKeys is made by fastworker.wire.decode alone")
+        raise TypeError("FreeKeys is made by fastworker.link.decode alone")
 
     def to_dict(self):
         """The message as ``distributed.protocol.loads`` gives it: a new dict."""

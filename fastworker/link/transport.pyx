@@ -23,7 +23,7 @@ from distributed.comm import CommClosedError
 from distributed.comm.tcp import TCP, TLS
 from distributed.utils import ensure_memoryview
 
-from fastworker.comm.mutex cimport (
+from fastworker.link.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 

@@ -1,0 +1,3 @@
+from typing import Any
+
+def pack_report(record: Any) -> bytes | None: ...
