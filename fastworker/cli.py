@@ -252,13 +252,28 @@ def _with_causes(error: BaseException | None) -> str:
     return " ".join(texts)
 
 
+def _demo_command() -> click.Command:
+    """The command of the demo, or one line about the package that it needs and that is missing."""
+    try:
+        from fastworker.demo import demo_command
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "fastworker"):
+            raise
+        click.echo(
+            f"Error: 'fastworker demo' needs {package}, which is not installed; "
+            "pip install 'fastworker[demo]' installs all that the demo needs",
+            err=True,
+        )
+        sys.exit(1)
+    return demo_command
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command. ``args`` are those after its name; by default, those of the process."""
     args = list(sys.argv[1:] if args is None else args)
     if args and args[0] == "demo":
-        from fastworker.demo import demo_command
-
-        demo_command.main(args=args[1:], prog_name="fastworker demo")
+        _demo_command().main(args=args[1:], prog_name="fastworker demo")
     else:
         worker_command().main(args=args, prog_name="fastworker")
 

@@ -79,6 +79,20 @@ def test_without_optional_packages(start_demo, tmp_path):
     assert "http://" not in out
 
 
+def test_without_its_extra(start_demo, tmp_path):
+    """One line says what to install."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['rich'] = None\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = start_demo(*SMALL, env={"PYTHONPATH": path})
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert not out
+    assert err == (
+        "Error: 'fastworker demo' needs rich, which is not installed; "
+        "pip install 'fastworker[demo]' installs all that the demo needs\n"
+    )
+
+
 def test_wrong_result_is_an_error(monkeypatch):
     class Wrong(stages.Map):
         def start(self, client):
