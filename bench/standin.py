@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import operator
-import subprocess
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,7 +22,9 @@ from distributed.comm import Comm, listen
 from distributed.comm.core import CommClosedError
 from distributed.protocol.serialize import ToPickle
 
+from fastworker.demo.launcher import Process
 from machines import fresh_keys
+from support.wire.messages import compute_task
 
 PATIENCE = 60.0
 """Seconds after which something that does not happen is an error."""
@@ -58,7 +60,7 @@ class Peer:
         """Send `n` tasks in messages of `batch`; wall and worker CPU seconds until all are done."""
         keys = fresh_keys(n, "add")
         messages = [
-            [compute_task(keys[i], i) for i in range(start, min(n, start + batch))]
+            [addition(keys[i], i) for i in range(start, min(n, start + batch))]
             for start in range(0, n, batch)
         ]
         cpu, wall = self.cpu(), time.perf_counter()
@@ -76,7 +78,7 @@ class Peer:
         """Send `n` tasks, each after the one before has finished; median seconds of a task."""
         times = []
         for i, key in enumerate(fresh_keys(n, "ping")):
-            message = [compute_task(key, i)]
+            message = [addition(key, i)]
             start = time.perf_counter()
             await self.comm.write(message)
             await self.finish([key])
@@ -85,22 +87,9 @@ class Peer:
         return sorted(times)[n // 2]
 
 
-def compute_task(key: str, i: int) -> dict[str, Any]:
+def addition(key: str, i: int) -> dict[str, Any]:
     """The message that asks a worker to add two integers."""
-    return {
-        "op": "compute-task",
-        "key": key,
-        "run_id": i + 1,
-        "priority": (0, 1, i),
-        "stimulus_id": f"bench-compute-{i}",
-        "who_has": {},
-        "nbytes": {},
-        "run_spec": ToPickle(Task(key, operator.add, i, 1)),
-        "resource_restrictions": None,
-        "actor": False,
-        "annotations": {},
-        "span_id": None,
-    }
+    return compute_task(key, i, run_spec=ToPickle(Task(key, operator.add, i, 1)))
 
 
 @contextlib.asynccontextmanager
@@ -123,28 +112,17 @@ async def worker(command: list[str], directory: Path) -> AsyncIterator[Peer]:
                     await comm.write(answer)
 
     listener = await listen("tcp://127.0.0.1:0", serve)
-    log = directory / f"worker-{time.time_ns()}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, listener.contact_address],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-        )
+    argv = [*command, listener.contact_address]
+    process = Process(f"worker-{time.time_ns()}", argv, directory, os.environ)
     try:
         try:
             comm, pid = await asyncio.wait_for(registered, PATIENCE)
         except asyncio.TimeoutError:
-            raise RuntimeError(f"no worker registered; its output:\n{log.read_text()}") from None
+            raise RuntimeError(f"no worker registered; its output:\n{process.text()}") from None
         yield Peer(comm, pid)
         await comm.close()
     finally:
-        process.terminate()
-        try:
-            await asyncio.to_thread(process.wait, 15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        await asyncio.to_thread(process.stop)
         listener.stop()
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastworker import __version__
-from fastworker.demo.cluster import Cluster, DemoError, fastworker_cluster, stock_cluster
+from fastworker.demo.cluster import Cluster, DemoError
 from fastworker.demo.comparison import compare, comparison_table, watch
 from fastworker.demo.stages import STAGES, Stage
 
@@ -105,7 +105,7 @@ def demo_command(
 
             dashboard_ports = (dashboard_port, 0) if has_bokeh else (None, None)
 
-            ours = fastworker_cluster(directory)
+            ours = Cluster("fastworker", directory)
             stack.callback(_stop, ours)
             ours.start(workers, threads, port, dashboard_ports[0])
             console.print(f"scheduler  {ours.address}")
@@ -115,7 +115,7 @@ def demo_command(
             _show(console, stages, ours, timeout)
 
             if with_stock:
-                stock = stock_cluster(directory)
+                stock = Cluster("stock", directory)
                 stack.callback(_stop, stock)
                 stock.start(workers, threads, 0, dashboard_ports[1])
                 _show(console, stages, stock, timeout)

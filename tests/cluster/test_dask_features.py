@@ -25,7 +25,8 @@ from distributed import (
 )
 from distributed.diagnostics.plugin import CondaInstall, ForwardOutput, InstallPlugin, UploadFile
 
-from support.cluster.launcher import START_TIMEOUT, collect, wait_for
+from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from support.cluster.launcher import collect
 from support.cluster.tasks import increment
 
 TIMEOUT = 30

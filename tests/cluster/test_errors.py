@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 import pytest
 from distributed import Client, KilledWorker
 
-from support.cluster.launcher import START_TIMEOUT, wait_for
+from fastworker.demo.launcher import START_TIMEOUT, wait_for
 from support.cluster.tasks import (
     CustomError,
     FailsToLoadOnWorkers,

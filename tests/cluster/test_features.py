@@ -19,7 +19,8 @@ from distributed import (
     wait,
 )
 
-from support.cluster.launcher import START_TIMEOUT, collect, wait_for
+from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from support.cluster.launcher import collect
 from support.cluster.tasks import (
     Counter,
     async_increment,

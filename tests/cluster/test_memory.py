@@ -7,7 +7,8 @@ import time
 import pytest
 from distributed import wait
 
-from support.cluster.launcher import collect, wait_for
+from fastworker.demo.launcher import wait_for
+from support.cluster.launcher import collect
 from support.cluster.tasks import array_of, checksum
 
 TIMEOUT = 60

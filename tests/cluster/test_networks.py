@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fastworker.demo.launcher import wait_for
 from support import python_path
 from support.cluster import job_across_hosts
-from support.cluster.launcher import wait_for
 from support.networks import Disturbance, Network
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

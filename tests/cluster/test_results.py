@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from distributed import Client, wait
 
-from support.cluster.launcher import START_TIMEOUT, collect, wait_for
+from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from support.cluster.launcher import collect
 from support.cluster.tasks import (
     add,
     array_of,

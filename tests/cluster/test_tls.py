@@ -6,8 +6,9 @@ import pytest
 from distributed import Client
 from distributed.security import Security
 
+from fastworker.demo.launcher import START_TIMEOUT
 from support.certificates import Authority
-from support.cluster.launcher import START_TIMEOUT, collect
+from support.cluster.launcher import collect
 from support.cluster.tasks import add, array_of, checksum, increment
 
 

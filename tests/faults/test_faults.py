@@ -52,7 +52,7 @@ def test_faults(seed: int, tmp_path: Path) -> None:
         ("Losing", HangError, "not done"),
         ("Hoarding", WrongError, "left on workers: .*tasks"),
         ("Littering", WrongError, "left behind: .*sleep 300.*TMPDIR: litter.*/dev/shm/sem.*litter"),
-        ("Staying", HangError, "still there: fastworker"),
+        ("Staying", HangError, "still there: worker"),
     ],
 )
 def test_that_a_broken_worker_is_found(

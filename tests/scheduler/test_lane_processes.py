@@ -8,7 +8,8 @@ import signal
 import pytest
 from distributed import Client
 
-from support.cluster.launcher import collect, wait_for
+from fastworker.demo.launcher import wait_for
+from support.cluster.launcher import collect
 from support.cluster.tasks import pid_where_it_ran
 from support.lane import Depths, increment, most_on_a_worker, result_of_size, stream_types
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 from distributed import Client
 
-from support.cluster.launcher import START_TIMEOUT, Launcher
+from fastworker.demo.launcher import START_TIMEOUT
+from support.cluster.launcher import Launcher
 
 _open: list[Launcher] = []
 

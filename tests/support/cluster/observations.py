@@ -14,8 +14,9 @@ from typing import Any
 import msgpack
 from distributed import Client, get_task_stream, performance_report, span, wait
 
+from fastworker.demo.launcher import START_TIMEOUT, Kind, wait_for
 from support.cluster import observed_job
-from support.cluster.launcher import START_TIMEOUT, Kind, Launcher, wait_for
+from support.cluster.launcher import Launcher
 
 #: Their names, and how many threads they have.
 WORKERS = {"left": 2, "right": 4}

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 from distributed import Client
 
-from support.cluster.launcher import Kind, Launcher, Process
+from fastworker.demo.launcher import Kind, Process
+from support.cluster.launcher import Launcher
 from support.faults.plan import Plan
 from support.faults.proxy import Proxies, Proxy
 

@@ -21,7 +21,7 @@ from typing import NoReturn
 from distributed import Client, Future, wait
 from distributed.scheduler import KilledWorker
 
-from support.cluster.launcher import Kind, Process
+from fastworker.demo.launcher import Kind, Process
 from support.faults import hazards, tasks, traces
 from support.faults.cluster import Cluster
 from support.faults.endings import ENDINGS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed import Future
 
-from support.cluster.launcher import wait_for
+from fastworker.demo.launcher import wait_for
 from support.faults import tasks
 from support.faults.cluster import MEMORY_LIMIT
 from support.faults.kinds import fault

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +14,8 @@ import dask
 import distributed
 
 import fastworker
-from support import python_path
+from fastworker.demo.launcher import Process
+from support.cluster.launcher import Launcher
 
 NTHREADS = 8
 
@@ -68,50 +68,41 @@ async def here(directory: Path, validate: bool) -> AsyncIterator[tuple[Any, list
 @asynccontextmanager
 async def processes(directory: Path, n: int) -> AsyncIterator[tuple[Any, list[str]]]:
     """A scheduler here and workers in processes of their own: a client, and their addresses."""
-    with dask.config.set(CONFIG):
+    with dask.config.set(CONFIG), Launcher(directory, environment()) as launcher:
         async with distributed.Scheduler(port=0, host="127.0.0.1", dashboard=False) as scheduler:
-            started = [await start_process(scheduler.address, directory, str(i)) for i in range(n)]
+            for i in range(n):
+                launcher.worker(
+                    scheduler.address,
+                    *("--no-nanny", "--no-dashboard", "--name", str(i)),
+                    *("--nthreads", str(NTHREADS), "--memory-limit", str(MEMORY_LIMIT)),
+                    *("--resources", "token=2"),
+                )
             try:
                 async with distributed.Client(scheduler.address, asynchronous=True) as client:
                     await asyncio.wait_for(client.wait_for_workers(n), 60)
                     yield client, list(scheduler.workers)
-                    assert all(each.returncode is None for each in started), "a worker has died"
+                    launcher.check_running()
             finally:
-                for each in started:
-                    if each.returncode is None:
-                        each.terminate()
-                await asyncio.gather(*map(end, started))
-                for i in range(n):
-                    sys.stdout.write((directory / f"worker-{i}.log").read_text())
+                for process in launcher.processes:
+                    process.ask_to_stop()
+                await asyncio.gather(*map(end, launcher.processes))
+                for process in launcher.processes:
+                    sys.stdout.write(process.text())
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
+async def end(process: Process) -> None:
     """Wait for a process that has been told to end; if it does not, have it say where it hangs."""
     try:
-        await asyncio.wait_for(process.wait(), 30)
-    except asyncio.TimeoutError:
-        process.send_signal(signal.SIGABRT)
-        await process.wait()
+        await asyncio.to_thread(process.wait, 30)
+    except TimeoutError:
+        process.signal(signal.SIGABRT)
+        await asyncio.to_thread(process.wait, 30)
 
 
-async def start_process(address: str, directory: Path, name: str) -> asyncio.subprocess.Process:
-    environment = {
-        **os.environ,
-        **{
-            "DASK_" + key.replace(".", "__").replace("-", "_").upper(): str(value)
-            for key, value in {**CONFIG, **LOGS}.items()
-        },
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": python_path(),
+def environment() -> dict[str, str]:
+    """The configuration above, and Python's development mode where this process has it."""
+    variables = {
+        "DASK_" + key.replace(".", "__").replace("-", "_").upper(): str(value)
+        for key, value in {**CONFIG, **LOGS}.items()
     }
-    with (directory / f"worker-{name}.log").open("w") as log:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else [])),
-            *("-m", "fastworker", address, "--no-nanny", "--no-dashboard"),
-            *("--nthreads", str(NTHREADS), "--memory-limit", str(MEMORY_LIMIT)),
-            *("--host", "127.0.0.1", "--name", name, "--resources", "token=2"),
-            *("--local-directory", str(directory)),
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
+    return {**variables, "PYTHONDEVMODE": "1"} if sys.flags.dev_mode else variables
