@@ -15,9 +15,13 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker import core
+from support.core import events
 
 ADDRESS = "tcp://10.0.0.1:40001"
 PEERS = [f"tcp://10.0.{1 + i // 50}.{1 + i % 50}:40001" for i in range(100)]
+
+START = 1700000000.0
+"""When the first task begins."""
 
 _random = random.Random(20)
 
@@ -57,50 +61,38 @@ def compute(
     i: int,
     spec: Any,
     who_has: dict[str, tuple[str, ...]] | None = None,
-    nbytes: dict[str, int] | None = None,
+    nbytes: int | dict[str, int] = 1,
 ) -> ComputeTaskEvent:
-    """The event of a compute-task message, as it looks after decoding."""
-    return ComputeTaskEvent(
-        key=key,
-        run_id=i + 1,
-        who_has=who_has or {},
-        nbytes=nbytes or {},
+    """The event of the compute-task message for task number ``i``, as it looks after decoding."""
+    return events.compute(
+        key,
+        who_has,
         priority=(0, 1, i),
+        run_id=i + 1,
+        nbytes=nbytes,
         run_spec=spec,
-        resource_restrictions={},
-        actor=False,
-        annotations={},
         span_id="5f0b7a4e-span",
-        stimulus_id=f"compute-task-{1700000000.0 + i}",
+        stimulus_id=f"compute-task-{START + i}",
     )
 
 
 def done(key: str, i: int, value: Any = 1) -> ExecuteSuccessEvent:
-    return ExecuteSuccessEvent(
-        key=key,
-        run_id=i + 1,
-        value=value,
-        start=1700000000.0 + i,
-        stop=1700000000.1 + i,
-        nbytes=28,
-        type=int,
-        stimulus_id=f"task-finished-{1700000000.0 + i}",
-    )
+    start = START + i
+    times = {"start": start, "stop": start + 0.1, "stimulus_id": f"task-finished-{start}"}
+    return events.success(key, value, run_id=i + 1, nbytes=28, type=int, **times)
 
 
 def free(*keys: str) -> FreeKeysEvent:
-    return FreeKeysEvent(keys=list(keys), stimulus_id=f"free-keys-{keys[0]}")
+    return events.free(*keys, stimulus_id=f"free-keys-{keys[0]}")
 
 
 def arrived(worker: str, key: str, nbytes: int) -> GatherDepSuccessEvent:
-    return GatherDepSuccessEvent(
-        worker=worker, total_nbytes=nbytes, data={key: 1}, stimulus_id=f"gather-dep-{key}"
-    )
+    return events.gathered(worker, nbytes, stimulus_id=f"gather-dep-{key}", **{key: 1})
 
 
-def feed(handle: Callable[[Any], Any], events: list[Any]) -> None:
+def feed(handle: Callable[[Any], Any], story: list[Any]) -> None:
     """Hand the events over one at a time, as messages arrive."""
-    for event in events:
+    for event in story:
         handle(event)
 
 

@@ -36,7 +36,7 @@ def bytes_per_task(machine: Machine, chain: bool, n: int = N) -> float:
         before, _ = tracemalloc.get_traced_memory()
         for i, key in enumerate(keys):
             if chain and last is not None:
-                event = compute(key, i, specs[i], {last: (ADDRESS,)}, {last: 28})
+                event = compute(key, i, specs[i], {last: (ADDRESS,)}, 28)
             else:
                 event = compute(key, i, specs[i])
             state.handle_stimulus(event)

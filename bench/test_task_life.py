@@ -15,12 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from distributed.worker_state_machine import (
-    ComputeTaskEvent,
-    ExecuteSuccessEvent,
-    FreeKeysEvent,
-    GatherDepSuccessEvent,
-)
 
 from machines import (
     ADDRESS,
@@ -37,6 +31,7 @@ from machines import (
     run_spec,
     windows,
 )
+from support.core.entries import Entry, entry_of
 from versus import Side, Versus
 
 N = 1_000
@@ -67,8 +62,7 @@ def in_memory(n: int) -> Story:
     events: list[Any] = []
     for window in windows(n, WINDOW):
         events += [
-            compute(keys[i], i, run_spec(keys[i]), {deps[i]: (ADDRESS,)}, {deps[i]: 28})
-            for i in window
+            compute(keys[i], i, run_spec(keys[i]), {deps[i]: (ADDRESS,)}, 28) for i in window
         ]
         events += [done(keys[i], i) for i in window]
         events += [free(keys[i]) for i in window]
@@ -82,7 +76,7 @@ def fetched(n: int) -> Story:
     for window in windows(n, WINDOW):
         peer = {i: PEERS[i % WINDOW] for i in window}
         events += [
-            compute(keys[i], i, run_spec(keys[i]), {deps[i]: (peer[i],)}, {deps[i]: DEP_NBYTES})
+            compute(keys[i], i, run_spec(keys[i]), {deps[i]: (peer[i],)}, DEP_NBYTES)
             for i in window
         ]
         events += [arrived(peer[i], deps[i], DEP_NBYTES) for i in window]
@@ -108,40 +102,13 @@ def through_events(machine: Machine, make: Callable[[int], Story]) -> Side:
     return Side(prepare, feed)
 
 
-def as_call(state: Any, ev: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The native entry for an event, and its arguments."""
-    if isinstance(ev, ComputeTaskEvent):
-        return state.compute_task, (
-            ev.key,
-            ev.run_id,
-            ev.priority,
-            ev.run_spec,
-            ev.who_has,
-            ev.nbytes,
-            ev.resource_restrictions,
-            ev.actor,
-            ev.annotations,
-            ev.span_id,
-            ev.stimulus_id,
-        )
-    if isinstance(ev, ExecuteSuccessEvent):
-        return state.task_done, (
-            ev.key,
-            ev.run_id,
-            ev.value,
-            ev.start,
-            ev.stop,
-            ev.nbytes,
-            ev.type,
-            ev.stimulus_id,
-        )
-    if isinstance(ev, GatherDepSuccessEvent):
-        return state.data_arrived, (ev.worker, ev.total_nbytes, ev.data, ev.stimulus_id)
-    assert isinstance(ev, FreeKeysEvent)
-    return state.free_keys, (ev.keys, ev.stimulus_id)
+def as_calls(state: Any, events: list[Any]) -> list[Entry]:
+    calls = [entry_of(state, event) for event in events]
+    assert None not in calls
+    return calls
 
 
-def call_all(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
+def call_all(calls: list[Entry]) -> None:
     for method, args in calls:
         method(*args)
 
@@ -151,7 +118,7 @@ def through_native(make: Callable[[int], Story]) -> Side:
         before, events = make(N)
         state = OURS.state()
         feed(state.handle_stimulus, before)
-        return ([as_call(state, ev) for ev in events],)
+        return (as_calls(state, events),)
 
     return Side(prepare, call_all)
 
@@ -199,7 +166,7 @@ def test_same_work(story: str) -> None:
 
     state = OURS.state()
     feed(state.handle_stimulus, before)
-    call_all([as_call(state, ev) for ev in events])
+    call_all(as_calls(state, events))
     check_end(story, state)
 
 

@@ -19,32 +19,25 @@ from distributed.protocol.utils import pack_frames, unpack_frames
 from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.link.decode import decode
 from fastworker.wire import Frames
+from support.wire import messages
 from versus import Side, Versus
 
 N = 100
 BATCHES = 10
-SPAN = "0f0e7d5e-1b3a-4f6e-9d0a-8f0c1d2e3f4a"
 ADDRESSES = tuple(f"tcp://10.0.0.{i}:40331" for i in range(1, 5))
 
 
 def compute_task(i: int, deps: int = 0, **fields: Any) -> dict[str, Any]:
     key = f"inc-{i * 0x9E3779B97F4A7C15 % 2**128:032x}"
     names = [f"load-{(i + j) * 0xC2B2AE3D27D4EB4F % 2**128:032x}" for j in range(deps)]
-    return {
-        "op": "compute-task",
-        "key": key,
+    task = Task(key, inc, *map(TaskRef, names)) if deps else Task(key, inc, i)
+    mine = {
         "run_id": 1_000_000 + i,
-        "priority": (0, 1, i),
-        "stimulus_id": f"compute-task-{1795574237.495389 + i / 1000}",
         "who_has": dict.fromkeys(names, ADDRESSES[i % 3 : i % 3 + 2]),
         "nbytes": dict.fromkeys(names, 1000 * i),
-        "run_spec": ToPickle(Task(key, inc, *map(TaskRef, names)) if deps else Task(key, inc, i)),
-        "resource_restrictions": None,
-        "actor": False,
-        "annotations": {},
-        "span_id": SPAN,
-        **fields,
+        "run_spec": ToPickle(task),
     }
+    return messages.compute_task(key, i, **{**mine, **fields})
 
 
 def compare(versus: Versus, name: str, batch: list[Any], kind: type, **targets: float) -> None:

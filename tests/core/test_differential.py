@@ -20,11 +20,12 @@ import fastworker.core
 from support import python_path
 from support.core import differential
 from support.core.compare import Divergence, uncompared_fields
+from support.core.events import RUN_SPEC
 from support.core.generator import World
 from support.core.mutants import MUTANTS
 from support.core.oracle import STOCK, ExactQueue
 from support.core.shrink import replay, shrink, source
-from support.core.stories import RUN_SPEC, SECRET, Duel, Poke, Recommend, Setup, quiet
+from support.core.stories import SECRET, Duel, Poke, Recommend, Setup, quiet
 
 SEEDS = range(10)
 EVENTS_PER_SEED = 12_000

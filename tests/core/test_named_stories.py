@@ -18,6 +18,7 @@ from support.core.events import (
     FAR,
     HERE,
     NEAR,
+    RUN_SPEC,
     acquire,
     add_keys,
     compute,
@@ -38,7 +39,7 @@ from support.core.events import (
     unpause,
 )
 from support.core.situations import duel
-from support.core.stories import RUN_SPEC, SECRET, Duel, Poke, Setup, Unstorable
+from support.core.stories import SECRET, Duel, Poke, Setup, Unstorable
 
 # --- released -> waiting -> ready -> executing -> memory -> released -> forgotten
 

@@ -19,23 +19,8 @@ from distributed.worker_state_machine import (
     ExecuteSuccessEvent,
 )
 
+from support.failing import Refuses, fail
 from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
-
-
-class Refuses:
-    """Pickles, and cannot be unpickled."""
-
-    def __reduce__(self):
-        return _refuse, ("no such thing on this worker",)
-
-
-def _refuse(text):
-    raise ModuleNotFoundError(text)
-
-
-def fail(x):
-    raise ValueError("it went wrong", x)
-
 
 # add_task
 

@@ -11,22 +11,8 @@ from dask._task_spec import Task
 from dask.utils_test import inc
 
 from fastworker.control.task_parts import apply_function, deserialize_task
+from support.failing import Refuses, fail
 from support.in_process import ONE_WORKER, cluster
-
-
-class Refuses:
-    """Pickles, and cannot be unpickled."""
-
-    def __reduce__(self):
-        return _refuse, ("no such thing on this worker",)
-
-
-def _refuse(text):
-    raise ModuleNotFoundError(text)
-
-
-def fail(x):
-    raise ValueError("it went wrong", x)
 
 
 def test_deserialize_task():

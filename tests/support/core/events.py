@@ -1,4 +1,4 @@
-"""Short names for the events of hand-written stories. Every event's stimulus_id is its name."""
+"""Short names for events. Every event's stimulus_id is its name, unless one is given."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import distributed.worker_state_machine as wsm
 from distributed.protocol.serialize import Serialize
 
-from support.core.stories import RUN_SPEC, SELF
+#: In place of a task's function and arguments, which the state machine only passes on.
+RUN_SPEC = wsm.ComputeTaskEvent.dummy_runspec("run-spec")
 
-HERE = SELF  # tcp://10.0.0.1:1000, the worker of the story
+HERE = "tcp://10.0.0.1:1000"  # the worker of the story
 NEAR = "tcp://10.0.0.1:1001"  # a peer on the same host
 FAR = "tcp://10.0.0.2:1002"
 FARTHER = "tcp://10.0.0.3:1003"
@@ -22,9 +23,10 @@ def compute(
     *,
     priority: Any = (0,),
     run_id: int = 1,
-    nbytes: int = 1,
+    nbytes: int | dict[Any, int] = 1,
     **kwargs: Any,
 ) -> wsm.ComputeTaskEvent:
+    """``nbytes`` is the size of each input, or the sizes by key."""
     who_has = who_has or {}
     fields = {
         "run_spec": RUN_SPEC,
@@ -38,23 +40,22 @@ def compute(
         key=key,
         run_id=run_id,
         who_has=who_has,
-        nbytes=dict.fromkeys(who_has, nbytes),
+        nbytes=dict.fromkeys(who_has, nbytes) if isinstance(nbytes, int) else nbytes,
         priority=priority,
         **{**fields, **kwargs},
     )
 
 
-def success(key: Any, value: Any = "value", *, run_id: int = 1, nbytes: int = 8) -> Any:
-    return wsm.ExecuteSuccessEvent(
-        key=key,
-        run_id=run_id,
-        value=value,
-        start=10.0,
-        stop=11.0,
-        nbytes=nbytes,
-        type=type(value),
-        stimulus_id="success",
-    )
+def success(key: Any, value: Any = "value", **kwargs: Any) -> wsm.ExecuteSuccessEvent:
+    fields = {
+        "run_id": 1,
+        "start": 10.0,
+        "stop": 11.0,
+        "nbytes": 8,
+        "type": type(value),
+        "stimulus_id": "success",
+    }
+    return wsm.ExecuteSuccessEvent(key=key, value=value, **{**fields, **kwargs})
 
 
 def failure(key: Any, *, run_id: int = 1) -> wsm.ExecuteFailureEvent:
@@ -79,8 +80,8 @@ def secede(key: Any) -> wsm.SecedeEvent:
     return wsm.SecedeEvent(key=key, compute_duration=1.5, stimulus_id="secede")
 
 
-def free(*keys: Any) -> wsm.FreeKeysEvent:
-    return wsm.FreeKeysEvent(keys=list(keys), stimulus_id="free")
+def free(*keys: Any, stimulus_id: str = "free") -> wsm.FreeKeysEvent:
+    return wsm.FreeKeysEvent(keys=list(keys), stimulus_id=stimulus_id)
 
 
 def cancel_compute(key: Any) -> wsm.CancelComputeEvent:
@@ -129,9 +130,11 @@ def retry_busy(worker: str) -> wsm.RetryBusyWorkerEvent:
     return wsm.RetryBusyWorkerEvent(worker=worker, stimulus_id="retry-busy")
 
 
-def gathered(worker: str, total_nbytes: int = 1, **data: Any) -> wsm.GatherDepSuccessEvent:
+def gathered(
+    worker: str, total_nbytes: int = 1, *, stimulus_id: str = "gathered", **data: Any
+) -> wsm.GatherDepSuccessEvent:
     return wsm.GatherDepSuccessEvent(
-        worker=worker, total_nbytes=total_nbytes, data=data, stimulus_id="gathered"
+        worker=worker, total_nbytes=total_nbytes, data=data, stimulus_id=stimulus_id
     )
 
 

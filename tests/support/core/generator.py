@@ -17,9 +17,8 @@ import distributed.worker_state_machine as wsm
 from distributed.protocol.serialize import Serialize
 
 from support.core import nonsense
+from support.core.events import HERE, RUN_SPEC
 from support.core.stories import (
-    RUN_SPEC,
-    SELF,
     Poke,
     Recommend,
     RefusingDict,
@@ -195,9 +194,9 @@ class World:
         rng = self.rng
         out = self._some_peers()
         if self._state_of(key) == "memory":
-            out = [SELF, *out] if rng.random() < 0.6 else [SELF]
+            out = [HERE, *out] if rng.random() < 0.6 else [HERE]
         elif rng.random() < 0.02:
-            out.append(SELF)
+            out.append(HERE)
         return self.container(out)
 
     # --- scheduler

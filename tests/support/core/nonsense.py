@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import distributed.worker_state_machine as wsm
 from distributed.protocol.serialize import Serialize
 
-from support.core.stories import SELF, Recommend
+from support.core.events import HERE
+from support.core.stories import Recommend
 
 if TYPE_CHECKING:
     from support.core.generator import World
@@ -66,14 +67,14 @@ def say(world: World) -> wsm.StateMachineEvent | Recommend:
         event: Any = world.compute_event(key)
         if rng.random() < 0.5:
             dependency = rng.choice(list(world.keys))
-            event.who_has = {dependency: rng.choice(([], [SELF], [worker, worker], [worker]))}
+            event.who_has = {dependency: rng.choice(([], [HERE], [worker, worker], [worker]))}
             event.nbytes = {dependency: rng.choice((0, 1, 10**9))}
         event.actor = rng.random() < 0.3
         event.resource_restrictions = rng.choice(({}, {"unheard-of": 1}, {"GPU": 100}))
         return event
     if n == 8:
         return wsm.AcquireReplicasEvent(
-            who_has={key: rng.choice(([], [SELF], [worker]))},
+            who_has={key: rng.choice(([], [HERE], [worker]))},
             nbytes={rng.choice((key, "another")): 1},
             stimulus_id="absurd",
         )

@@ -22,6 +22,7 @@ from sortedcontainers import SortedList
 
 import fastworker.core
 from fastworker.core.records import to_instructions
+from support.core.entries import entry_of
 
 STOCK = wsm.WorkerState
 
@@ -189,41 +190,12 @@ class NativeMachine(Machine):
     def handle_by_entries(self, *events: wsm.StateMachineEvent) -> list[wsm.Instruction]:
         out: list[wsm.Instruction] = []
         for ev in events:
-            if type(ev) is wsm.ComputeTaskEvent:
-                records = self.state.compute_task(
-                    ev.key,
-                    ev.run_id,
-                    ev.priority,
-                    ev.run_spec,
-                    ev.who_has or None,
-                    ev.nbytes or None,
-                    ev.resource_restrictions,
-                    ev.actor,
-                    ev.annotations,
-                    ev.span_id,
-                    ev.stimulus_id,
-                )
-            elif type(ev) is wsm.ExecuteSuccessEvent:
-                records = self.state.task_done(
-                    ev.key,
-                    ev.run_id,
-                    ev.value,
-                    ev.start,
-                    ev.stop,
-                    ev.nbytes,
-                    ev.type,
-                    ev.stimulus_id,
-                )
-            elif type(ev) is wsm.GatherDepSuccessEvent:
-                records = self.state.data_arrived(
-                    ev.worker, ev.total_nbytes, ev.data, ev.stimulus_id
-                )
-            elif type(ev) is wsm.FreeKeysEvent:
-                records = self.state.free_keys(ev.keys, ev.stimulus_id)
-            else:
+            entry = entry_of(self.state, ev)
+            if entry is None:
                 out += self.state.handle_stimulus(ev)
-                continue
-            out += to_instructions(records)
+            else:
+                method, arguments = entry
+                out += to_instructions(method(*arguments))
         return out
 
 

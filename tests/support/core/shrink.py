@@ -9,8 +9,8 @@ from typing import Any
 import distributed.worker_state_machine as wsm
 
 from support.core.compare import Divergence, field_names
+from support.core.events import RUN_SPEC
 from support.core.stories import (
-    RUN_SPEC,
     SECRET,
     Duel,
     Poke,

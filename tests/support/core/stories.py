@@ -31,13 +31,8 @@ from support.core.compare import (
     field_names,
     newest,
 )
+from support.core.events import HERE
 from support.core.oracle import STOCK, ExactQueue, Machine, NativeMachine, StockMachine, is_native
-
-SELF = "tcp://10.0.0.1:1000"
-
-#: In place of a task's function and arguments, which the state machine only passes on.
-RUN_SPEC = wsm.ComputeTaskEvent.dummy_runspec("run-spec")
-
 
 #: A value whose type cannot be pickled, neither by name nor by value.
 SECRET: Any = type("Secret", (), {"lock": threading.Lock(), "__repr__": lambda self: "SECRET"})()
@@ -104,7 +99,7 @@ class Setup:
     """How the two machines of a story are made. The defaults are WorkerState's own."""
 
     nthreads: int = 1
-    address: str = SELF
+    address: str = HERE
     data: type = RefusingDict
     resources: dict[str, float] | None = None
     plugins: tuple[str, ...] = ()
