@@ -13,11 +13,11 @@ REASONS: dict[str, str] = {
     "test_scheduler.py::test_transition_waiting_memory": (
         "wants to catch a task of a microsecond while it runs, and its input's arrival before that "
         "is reported; a pull thread may be done with it by then. The same story is told, with a "
-        "task that waits, in test_work.py."
+        "task that waits, in tests/worker/test_work.py."
     ),
     "test_worker.py::test_close_while_executing[True]": (
         "looks for the asyncio task that executes a synchronous function; plain tasks have none. "
-        "What closing does to the task is tested in test_pull_order.py."
+        "What closing does to the task is tested in tests/execution/test_pull_order.py."
     ),
     "test_worker_state_machine.py::test_deprecated_worker_attributes": (
         "wants a warning that Worker.data_needed has been removed (distributed 2025 only); "
@@ -32,7 +32,7 @@ REASONS: dict[str, str] = {
     "test_worker_metrics.py::test_gather_dep_failed": (
         "waits for an input that cannot be unpickled to be in the state error, where stock leaves "
         "it, and the tasks that need it waiting for ever. Here those tasks fail, and the input is "
-        "forgotten; see tests/worker/test_serving.py."
+        "forgotten; see tests/transfer/test_serving.py."
     ),
     "test_core.py::test_prometheus_api_doc": (
         "wants each metric whose name begins with dask_ to be in the documentation of distributed. "
@@ -56,11 +56,11 @@ REASONS: dict[str, str] = {
     ),
     "test_comms.py::test_comm_closed_on_write_error": (
         "makes the write method of Tornado's stream fail, which the native comm has not; that "
-        "errors while sending end the connection is in tests/comm/test_comm_lifecycle.py."
+        "errors while sending end the connection is in tests/comm/test_lifecycle.py."
     ),
     "test_comms.py::test_stop_listener_during_handle_stream": (
         "replaces a private method of stock's listener; the same situation is in "
-        "tests/comm/test_comm_lifecycle.py."
+        "tests/comm/test_lifecycle.py."
     ),
     "test_comms.py::test_share_buffer_with_header": (
         "knows of no other memory than numpy's and bytearrays, which large arrays do not come in "
@@ -68,7 +68,7 @@ REASONS: dict[str, str] = {
     ),
     "test_rechunk.py::test_rechunk_in_memory_shards_dont_share_buffer": (
         "knows of no other memory than numpy's and bytearrays; that arrays of one message do not "
-        "share their memory is in tests/comm/test_comm_parser.py."
+        "share their memory is in tests/comm/test_parser.py."
     ),
     "test_tcp.py::test_getaddrinfo_invalid_af": (
         "asks the connector for its Tornado client; host names are resolved without one."

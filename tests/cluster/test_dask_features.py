@@ -19,7 +19,6 @@ from distributed import (
     PipInstall,
     Semaphore,
     UploadDirectory,
-    WorkerPlugin,
     get_worker,
     wait,
 )
@@ -27,7 +26,7 @@ from distributed.diagnostics.plugin import CondaInstall, ForwardOutput, InstallP
 
 from fastworker.demo.launcher import START_TIMEOUT, wait_for
 from support.cluster.launcher import collect
-from support.cluster.tasks import increment
+from support.cluster.tasks import Ended, increment
 
 TIMEOUT = 30
 
@@ -426,18 +425,6 @@ def test_uvloop(launcher, scheduler, client):
     data = client.submit(bytes, 5_000_000, workers=[address], pure=False)
     assert client.submit(len, data, workers=["one"], pure=False).result(TIMEOUT) == 5_000_000
     client.retire_workers([address])
-
-
-class Ended(WorkerPlugin):
-    """Notes when it is taken out."""
-
-    name = "ended"
-
-    def __init__(self, path):
-        self.path = path
-
-    def teardown(self, worker):
-        open(os.path.join(self.path, str(worker.name)), "w").close()
 
 
 def test_retired(launcher, scheduler, client, tmp_path):

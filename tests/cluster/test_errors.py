@@ -150,10 +150,6 @@ def test_released_while_running_then_wanted_again(client):
     assert again.result(timeout=TIMEOUT) == 5
 
 
-def status_name(dask_worker):
-    return dask_worker.status.name
-
-
 def test_task_that_ends_the_worker(launcher, connect):
     """Blamed after the allowed failures; the nanny brings the worker back."""
     env = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
@@ -162,7 +158,10 @@ def test_task_that_ends_the_worker(launcher, connect):
     client = connect(scheduler.address, n_workers=1)
     # A nanny gives up if its worker ends before it has said that it is up
     wait_for(
-        lambda: set(client.run(status_name, nanny=True).values()) == {"running"},
+        lambda: (
+            set(client.run(lambda dask_worker: dask_worker.status.name, nanny=True).values())
+            == {"running"}
+        ),
         60,
         "the nanny has its worker",
     )

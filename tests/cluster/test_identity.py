@@ -10,21 +10,7 @@ from distributed import Client, LocalCluster
 import fastworker
 from fastworker.core import TaskState, WorkerState
 from support.cluster.launcher import collect
-from support.cluster.tasks import increment
-
-
-def classes_in_use(dask_worker):
-    """The classes of a worker, its state machine and a task of it, as dotted names."""
-
-    def name(cls):
-        return f"{cls.__module__}.{cls.__qualname__}"
-
-    tasks = dask_worker.state.tasks.values()
-    return {
-        "worker": name(type(dask_worker)),
-        "state": name(type(dask_worker.state)),
-        "task": {name(type(task)) for task in tasks},
-    }
+from support.cluster.tasks import classes_in_use, increment
 
 
 def assert_ours(client, n_workers):

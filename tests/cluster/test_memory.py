@@ -9,7 +9,7 @@ from distributed import wait
 
 from fastworker.demo.launcher import wait_for
 from support.cluster.launcher import collect
-from support.cluster.tasks import array_of, checksum
+from support.cluster.tasks import array_of, checksum, leak_on_one, on_disk, where_it_ran
 
 TIMEOUT = 60
 MEGABYTES = 4
@@ -22,10 +22,6 @@ SPILL_ENV = {
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "False",
 }
-
-
-def on_disk(dask_worker):
-    return len(dask_worker.data.slow), len(dask_worker.data)
 
 
 @pytest.mark.parametrize("kind, nanny", [("fastworker", False), ("worker-class", True)])
@@ -79,23 +75,17 @@ def test_paused_worker_starts_nothing_and_goes_on(launcher, connect):
     client.run(set_pause_fraction, 1e-9, workers=[first])
     wait_for(lambda: client.run(status)[first] == "paused", TIMEOUT, "the worker pauses")
     assert client.run(status)[second] == "running"
-    ran_at = collect(client, client.map(_where, range(20), pure=False))
+    ran_at = collect(client, client.map(where_it_ran, range(20), pure=False))
     assert set(ran_at) == {second}
 
-    stuck = client.submit(_where, 0, workers=[first], pure=False)
+    stuck = client.submit(where_it_ran, 0, workers=[first], pure=False)
     time.sleep(0.5)
     assert not stuck.done()
     client.run(set_pause_fraction, 0.9, workers=[first])
     assert stuck.result(timeout=TIMEOUT) == first
 
 
-def _where(_):
-    from distributed import get_worker
-
-    return get_worker().address
-
-
-def test_a_leak_on_one_worker_keeps_no_task_from_the_others(launcher, connect):
+def test_aleak_on_one_worker_keeps_no_task_from_the_others(launcher, connect):
     """What waits on a worker that is paused for good is run elsewhere."""
     scheduler = launcher.scheduler()
     env = {
@@ -106,22 +96,8 @@ def test_a_leak_on_one_worker_keeps_no_task_from_the_others(launcher, connect):
         options = ["--nthreads=1", "--no-nanny", f"--name={name}", "--memory-limit=1GB"]
         launcher.worker(scheduler.address, *options, env=env)
     client = connect(scheduler.address, n_workers=3)
-    ran_on = collect(client, client.map(_leak_on_one, range(300), pure=False))
+    ran_on = collect(client, client.map(leak_on_one, range(300), pure=False))
     assert len(ran_on) == 300
     assert set(ran_on) == {"one", "two", "three"}
     status = client.run(lambda dask_worker: (dask_worker.name, dask_worker.status.name))
     assert sorted(status.values()) == [("one", "paused"), ("three", "running"), ("two", "running")]
-
-
-def _leak_on_one(_):
-    import builtins
-
-    from distributed import get_worker
-
-    time.sleep(0.01)
-    worker = get_worker()
-    if worker.name == "one" and not hasattr(builtins, "leak"):
-        builtins.leak = bytearray(b"x") * 900_000_000
-        while worker.status.name != "paused":
-            time.sleep(0.01)
-    return worker.name

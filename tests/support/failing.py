@@ -1,8 +1,13 @@
-"""What fails when it is unpickled or called."""
+"""What fails when it is pickled, unpickled or called."""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("not me")
 
 
 class Refuses:

@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 
-from distributed import get_client, get_worker, rejoin, secede, worker_client
+from distributed import WorkerPlugin, get_client, get_worker, rejoin, secede, worker_client
 
 
 def increment(x):
@@ -186,3 +186,46 @@ def frame_part(index, rows):
             "name": rng.choice(["red", "green", "blue"], rows),
         }
     )
+
+
+def on_disk(dask_worker):
+    """How many results are on disk, and how many there are."""
+    return len(dask_worker.data.slow), len(dask_worker.data)
+
+
+def leak_on_one(_):
+    import builtins
+
+    time.sleep(0.01)
+    worker = get_worker()
+    if worker.name == "one" and not hasattr(builtins, "leak"):
+        builtins.leak = bytearray(b"x") * 900_000_000
+        while worker.status.name != "paused":
+            time.sleep(0.01)
+    return worker.name
+
+
+def classes_in_use(dask_worker):
+    """The classes of a worker, its state machine and a task of it, as dotted names."""
+
+    def name(cls):
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    tasks = dask_worker.state.tasks.values()
+    return {
+        "worker": name(type(dask_worker)),
+        "state": name(type(dask_worker.state)),
+        "task": {name(type(task)) for task in tasks},
+    }
+
+
+class Ended(WorkerPlugin):
+    """Notes when it is taken out."""
+
+    name = "ended"
+
+    def __init__(self, path):
+        self.path = path
+
+    def teardown(self, worker):
+        open(os.path.join(self.path, str(worker.name)), "w").close()

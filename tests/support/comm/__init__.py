@@ -1,1 +1,1 @@
-"""Both ends of a connection."""
+"""Connections of either make, in this process and in others."""

@@ -18,14 +18,10 @@ from distributed.utils_test import captured_logger, freeze_batched_send, gen_tes
 from distributed.worker_state_machine import RescheduleMsg
 
 from fastworker.link.outbox import Outbox
-from support.comm.ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
+from support.failing import Unpicklable
+from support.link.ends import EVERY_TRANSPORT, NEVER, Ends, in_thread, started
 
 pytestmark = pytest.mark.usefixtures("either_comm")
-
-
-class Unpicklable:
-    def __reduce__(self):
-        raise RuntimeError("not me")
 
 
 @pytest.mark.parametrize("address", EVERY_TRANSPORT)

@@ -23,7 +23,7 @@ from distributed.worker_state_machine import (
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
 from fastworker.link.outbox import Outbox
-from support.comm.ends import EVERY_TRANSPORT, NEVER, PATIENCE, Ends, in_thread, started
+from support.link.ends import EVERY_TRANSPORT, NEVER, PATIENCE, Ends, in_thread, started
 
 pytestmark = pytest.mark.usefixtures("either_comm")
 

@@ -1,0 +1,1 @@
+"""The conversation with the scheduler: both ends of it."""
