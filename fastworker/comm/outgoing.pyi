@@ -1,3 +1,9 @@
 from collections.abc import Sequence
 
+class Outgoing: ...
+
+class Packed:
+    @property
+    def nbytes(self) -> int: ...
+
 def message_bytes(frames: Sequence[bytes | bytearray | memoryview]) -> bytes: ...

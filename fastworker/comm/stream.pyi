@@ -1,6 +1,9 @@
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
+from socket import SHUT_RDWR as SHUT_RDWR
 from socket import socket as Socket
+
+from typing_extensions import Self
 
 class Disconnected(ConnectionError):
     cause: BaseException | None
@@ -14,15 +17,15 @@ class Stream:
     peer: str
     error: BaseException | None
     before_close: Callable[[], object] | None
-    def __init__(
-        self,
+    def __new__(
+        cls,
         loop: AbstractEventLoop,
         socket: Socket,
         max_frames: int,
         max_nbytes: int,
         peer: str = "?",
         stall_timeout: float = 0.0,
-    ) -> None: ...
+    ) -> Self: ...
     def expect_message(self) -> None: ...
     def take(self) -> list[memoryview] | None: ...
     def wait(self) -> Future[list[memoryview]]: ...

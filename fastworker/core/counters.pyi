@@ -1,8 +1,10 @@
 from collections import Counter, defaultdict
 from typing import Any
 
+from typing_extensions import Self
+
 class PrefixCounts:
-    def __init__(self, prefix: str) -> None: ...
+    def __new__(cls, prefix: str) -> Self: ...
     @property
     def prefix(self) -> str: ...
 

@@ -2,6 +2,7 @@ from typing import Any, final
 
 @final
 class ComputeTask:
+    def __init__(self, *args: object) -> None: ...
     @property
     def key(self) -> Any: ...
     @property
@@ -28,6 +29,7 @@ class ComputeTask:
 
 @final
 class FreeKeys:
+    def __init__(self, *args: object) -> None: ...
     @property
     def keys(self) -> tuple[Any, ...]: ...
     @property

@@ -4,8 +4,10 @@ from typing import Any, ClassVar
 from distributed.worker_state_machine import Instruction, StateMachineEvent
 
 from fastworker.core.events import Events
-from fastworker.core.records import Record
+from fastworker.core.records import _Record
 from fastworker.core.task import TaskState
+
+TRANSITIONS: frozenset[tuple[str, str]]
 
 class WorkerState(Events):
     _TRANSITIONS_TABLE: ClassVar[dict[tuple[str, str], str]]
@@ -24,7 +26,7 @@ class WorkerState(Events):
         annotations: dict[str, Any] | None,
         span_id: str | None,
         stimulus_id: str,
-    ) -> list[Record]: ...
+    ) -> list[_Record]: ...
     def task_done(
         self,
         key: Any,
@@ -35,11 +37,11 @@ class WorkerState(Events):
         nbytes: int,
         type: type,
         stimulus_id: str,
-    ) -> list[Record]: ...
+    ) -> list[_Record]: ...
     def data_arrived(
         self, worker: str, total_nbytes: int, data: Mapping[Any, Any], stimulus_id: str
-    ) -> list[Record]: ...
-    def free_keys(self, keys: Collection[Any], stimulus_id: str) -> list[Record]: ...
+    ) -> list[_Record]: ...
+    def free_keys(self, keys: Collection[Any], stimulus_id: str) -> list[_Record]: ...
     @property
     def executing_count(self) -> int: ...
     @property

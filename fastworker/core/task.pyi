@@ -2,7 +2,7 @@ from collections.abc import Container, Iterator
 from dataclasses import Field
 from typing import Any, ClassVar
 
-Class = type  # TaskState has an attribute of that name
+_Class = type  # TaskState has an attribute of that name
 
 FIELDS: dict[str, Field[Any]]
 
@@ -13,7 +13,7 @@ class TaskExtras: ...
 class TaskInstances:
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[TaskState]: ...
-    def __contains__(self, ts: object) -> bool: ...
+    def __contains__(self, ts: object, /) -> bool: ...
     def clear(self) -> None: ...
 
 class TaskState:
@@ -35,7 +35,7 @@ class TaskState:
     traceback: Any
     exception_text: str
     traceback_text: str
-    type: Class | None
+    type: _Class | None
     suspicious_count: int
     startstops: list[dict[str, Any]]
     start_time: float | None
@@ -68,7 +68,7 @@ class TaskState:
         traceback: Any = None,
         exception_text: str = "",
         traceback_text: str = "",
-        type: Class | None = None,
+        type: _Class | None = None,
         suspicious_count: int = 0,
         startstops: list[dict[str, Any]] | None = None,
         start_time: float | None = None,

@@ -4,6 +4,7 @@ from contextvars import Context
 from typing import Any
 
 from dask.typing import Key
+from distributed.core import Status
 from distributed.worker_state_machine import StateMachineEvent
 
 from fastworker.core import WorkerState
@@ -11,6 +12,8 @@ from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.worker import Worker
 
+RUN_ID_SENTINEL: int
+WORKER_ANY_RUNNING: set[Status]
 NOT_CALLED: frozenset[str]
 
 class Engine:
@@ -47,3 +50,5 @@ class Engine:
     def take_on(self, message: ComputeTask | FreeKeys) -> None: ...
     def look_at_methods(self) -> None: ...
     def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool: ...
+
+def resolve(futures: list[asyncio.Future[StateMachineEvent]], event: StateMachineEvent) -> None: ...

@@ -1,10 +1,12 @@
 from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any, Literal
 
-Outcome = Literal["success", "failed", "cancelled"]
+from typing_extensions import Self
+
+_Outcome = Literal["success", "failed", "cancelled"]
 
 class Row:
-    def __init__(self, span_id: str | None, prefix: str) -> None: ...
+    def __new__(cls, span_id: str | None, prefix: str) -> Self: ...
     @property
     def span_id(self) -> str | None: ...
     @property
@@ -12,13 +14,13 @@ class Row:
 
 class ExecuteMetrics:
     wake: Callable[[], object] | None
-    def __init__(self, durations: bool = False) -> None: ...
+    def __new__(cls, durations: bool = False) -> Self: ...
     def record(
         self,
         span_id: str | None,
         prefix: str,
         *,
-        outcome: Outcome = "success",
+        outcome: _Outcome = "success",
         thread_cpu: float = 0.0,
         thread_noncpu: float = 0.0,
         executor: float = 0.0,
@@ -37,12 +39,12 @@ class ExecuteMetrics:
         value: float,
         unit: str,
         *,
-        outcome: Outcome = "success",
+        outcome: _Outcome = "success",
     ) -> None: ...
     @property
     def empty(self) -> bool: ...
     @property
-    def tasks_total(self) -> dict[Outcome, int]: ...
+    def tasks_total(self) -> dict[_Outcome, int]: ...
     @property
     def dropped(self) -> int: ...
     def drain(

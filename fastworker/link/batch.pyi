@@ -1,1 +1,5 @@
-"""No names for Python: see batch.pxd."""
+"""What else there is has no names for Python: see batch.pxd."""
+
+from distributed.protocol.utils import msgpack_opts as msgpack_opts
+
+class OutgoingBatch: ...

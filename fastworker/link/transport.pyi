@@ -1,5 +1,7 @@
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+from fastworker.comm.stream import Stream
 
 class Transport:
     @property
@@ -22,4 +24,8 @@ class NativeTransport(StreamTransport): ...
 class MessageTransport(Transport):
     def __init__(self, comm: Any) -> None: ...
 
+def before_close(transport: Callable[[], StreamTransport | None]) -> None: ...
+def close_file(
+    transport: Callable[[], StreamTransport | None], stream: Callable[[], Stream | None]
+) -> None: ...
 def find_transport(comm: Any) -> Transport: ...

@@ -1,7 +1,7 @@
 from types import CodeType
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 class FrameCopy:
     f_code: CodeType
@@ -9,4 +9,4 @@ class FrameCopy:
     f_lasti: int
     f_globals: dict[str, Any]
 
-def copy_stacks(threads: dict[int, T]) -> list[tuple[int, T, list[FrameCopy]]]: ...
+def copy_stacks(threads: dict[int, _T]) -> list[tuple[int, _T, list[FrameCopy]]]: ...

@@ -1,5 +1,8 @@
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, final
+
+@final
+class Reading: ...
 
 def reads(pickled: bytes) -> bool: ...
 def loads(pickled: Any, *, buffers: Iterable[Any] | None = None) -> Any: ...

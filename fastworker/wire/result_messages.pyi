@@ -4,6 +4,7 @@ from typing import Any
 from distributed.protocol.serialize import Serialize
 
 class Heavy(Exception): ...
+class Unserializable(Exception): ...
 
 class Shared(Serialize):
     begun: bool

@@ -1,2 +1,6 @@
+from typing import Any
+
+families: dict[str, tuple[Any, Any, bool]]
+
 class ValuePacker: ...
 class Recipe: ...
