@@ -316,24 +316,21 @@ class Worker(
         take = self._handle_native if self._engine is not None else None
         await super().handle_scheduler(SchedulerStream(comm, take))
 
-    def _handle_native(self, message: ComputeTask | FreeKeys) -> None:
-        """Give it to the engine, unless the handler of its op has been replaced."""
-        op = NATIVE[type(message)]
+    def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> None:
+        """Give them to the engine, unless a user has put a handler of their op in its place."""
         engine = self._engine
-        replaced = (
-            engine is None
-            or self.stream_handlers[op] != self._native_handlers[op]
-            or engine.replaced
-        )
-        if replaced or (type(message) is ComputeTask and type(message.run_spec) is UnloadableTask):
+        assert engine is not None
+        if not engine.replaced and all(
+            self.stream_handlers[op] == handler for op, handler in self._native_handlers.items()
+        ):
+            try:
+                engine.take_on(messages)
+            except Exception as error:
+                self._fail_as_thread_did(error, *(m.key for m in messages if hasattr(m, "key")))
+            return
+        for message in messages:
             fields = message.to_dict()
             self.stream_handlers[fields.pop("op")](**fields)
-        else:
-            assert engine is not None
-            try:
-                engine.take_on(message)
-            except Exception as error:
-                self._fail_as_thread_did(error, getattr(message, "key", None))
 
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]
@@ -436,10 +433,10 @@ class Worker(
             raise
 
     @fail_hard  # type: ignore[untyped-decorator]
-    def _fail_as_thread_did(self, error: BaseException, key: Key | None = None) -> None:
-        """End as `handle_stimulus` would have, had the error come up there, over that task."""
+    def _fail_as_thread_did(self, error: BaseException, *keys: Key) -> None:
+        """End as `handle_stimulus` would have, had the error come up there, over those tasks."""
         if isinstance(error, Exception):
-            self._report_broken_state(error, [] if key is None else [key])
+            self._report_broken_state(error, keys)
         raise error
 
     def _report_broken_state(self, error: Exception, keys: Iterable[Key] = ()) -> None:

@@ -1,6 +1,7 @@
 """The whole state machine, as the worker and everybody who looks at it sees it."""
 
 from fastworker.core.events cimport Events
+from fastworker.core.messages cimport ComputeTask
 
 
 cdef class WorkerState(Events):
@@ -11,6 +12,7 @@ cdef class WorkerState(Events):
         object nbytes, object resource_restrictions, bint actor, object annotations, object span_id,
         object stimulus_id,
     )
+    cdef list take_on(self, ComputeTask message)
     cpdef list task_done(
         self, object key, object run_id, object value, double start, double stop, object nbytes,
         object type, object stimulus_id,

@@ -155,6 +155,14 @@ cdef class WorkerState(Events):
             self.lock.release()
         return records
 
+    cdef list take_on(self, ComputeTask message):
+        """The same, as the decoder makes it."""
+        return self.compute_task(
+            message.key, message.run_id, message.priority, message.run_spec, message.who_has,
+            message.nbytes, message.resource_restrictions, message.actor, message.annotations,
+            message.span_id, message.stimulus_id,
+        )
+
     cpdef list task_done(
         self, object key, object run_id, object value, double start, double stop, object nbytes,
         object type, object stimulus_id,

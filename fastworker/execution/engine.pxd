@@ -52,5 +52,4 @@ cdef class Engine:
         object nbytes, object resource_restrictions, bint actor, object annotations,
         object span_id, object stimulus_id,
     )
-    cpdef free_keys(self, object keys, object stimulus_id)
-    cpdef take_on(self, object message)
+    cpdef take_on(self, list messages)

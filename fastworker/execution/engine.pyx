@@ -233,28 +233,28 @@ cdef class Engine:
             self.state.lock.release()
         self.follow(others)
 
-    cpdef free_keys(self, object keys, object stimulus_id):
-        """Keys whose data the scheduler does not need here any more."""
+    cpdef take_on(self, list messages):
+        """Each a `ComputeTask` or `FreeKeys` of the scheduler's, in order.
+
+        The caller keeps the list until this returns: what a message holds is not let go of under
+        the lock.
+        """
         cdef list others = []
         self.state.lock.acquire()
         try:
-            self.route(self.state.free_keys(keys, stimulus_id), False, others)
+            for message in messages:
+                if type(message) is ComputeTask:
+                    self.route(self.state.take_on(<ComputeTask>message), False, others)
+                else:
+                    self.route(
+                        self.state.free_keys(
+                            (<FreeKeys?>message).keys, (<FreeKeys>message).stimulus_id
+                        ),
+                        False, others,
+                    )
         finally:
             self.state.lock.release()
         self.follow(others)
-
-    cpdef take_on(self, object message):
-        """A `ComputeTask` or `FreeKeys` of the scheduler's."""
-        cdef ComputeTask task
-        if type(message) is ComputeTask:
-            task = <ComputeTask>message
-            self.compute(
-                task.key, task.run_id, task.priority, task.run_spec, task.who_has, task.nbytes,
-                task.resource_restrictions, task.actor, task.annotations, task.span_id,
-                task.stimulus_id,
-            )
-        else:
-            self.free_keys((<FreeKeys?>message).keys, (<FreeKeys>message).stimulus_id)
 
     cdef int follow(self, list others) except -1:
         """After an event that was handled in the event loop.

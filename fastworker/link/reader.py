@@ -3,7 +3,7 @@
 A batch of messages carries its tasks as pickles. Where a pickle cannot be loaded on this worker
 (a module is missing, a class refuses), the stream of stock dies with it, and the worker with the
 stream; the scheduler then sends the same task to the next worker. Here the message arrives with
-``UnloadableTask`` in the task's place, and whoever handles it can say so to the scheduler.
+``UnloadableTask`` in the task's place, and the worker reports that task's error.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ from fastworker.wire import Frames, WireError
 
 __all__ = ["NATIVE", "SchedulerStream", "UnloadableTask"]
 
-#: Messages that the engine takes as they are, and their ops.
+#: Messages that the decoder makes for the engine, and their ops.
 NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
+
+#: How many of them the engine takes at once. Threads that finish a task wait for as long.
+AT_ONCE = 32
 
 #: A TCP message starts with the length of its head, in the byte order of the machine.
 LENGTH_BYTES = 8
@@ -37,24 +40,39 @@ LENGTH_BYTES = 8
 class Batch(list[Any]):
     """The messages of one batch, for a loop over them that takes each as a dict.
 
-    What `take` takes never gets to that loop. The batch lets go of a message when its turn comes:
-    the loop keeps the batch until it has read the next one, which may be a long time.
+    What `take` takes, several at once, never gets to that loop. The batch lets go of a message when
+    its turn comes: the loop keeps the batch until it has read the next one, which may be a long
+    time.
     """
 
-    def __init__(self, messages: list[Any], take: Callable[[Any], None]) -> None:
+    def __init__(self, messages: list[Any], take: Callable[[list[Any]], None]) -> None:
         super().__init__(messages)
         self._take = take
 
     def __iter__(self) -> Iterator[Any]:
-        take = self._take
         self.reverse()
         while self:
-            message = self.pop()
-            if type(message) in NATIVE:
-                take(message)
+            together: list[Any] = []
+            while self and len(together) < AT_ONCE and is_native(self[-1]):
+                together.append(self.pop())
+            if together:
+                self._take(together)
+                del together
             else:
-                yield message
-                del message
+                yield as_dict(self.pop())
+
+
+def is_native(message: Any) -> bool:
+    """Whether the engine takes the message as it is."""
+    kind = type(message)
+    return kind is FreeKeys or (
+        kind is ComputeTask and type(message.run_spec) is not UnloadableTask
+    )
+
+
+def as_dict(message: Any) -> Any:
+    """The message as distributed's handlers take it."""
+    return message.to_dict() if type(message) in NATIVE else message
 
 
 class SchedulerStream:
@@ -68,11 +86,12 @@ class SchedulerStream:
     comm
         The connection.
     take
-        Takes each `ComputeTask` and `FreeKeys` when a loop over the batch gets to it, so that they
-        keep their place among the other messages. None to have dicts for them.
+        Takes the `ComputeTask` and `FreeKeys` messages that follow each other when a loop over the
+        batch gets to them, so that they keep their place among the other messages. None to have
+        dicts for them. A task that could not be unpickled is a dict in any case.
     """
 
-    def __init__(self, comm: Comm, take: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, comm: Comm, take: Callable[[list[Any]], None] | None = None) -> None:
         self.comm = comm
         self.take = take
 
@@ -110,7 +129,7 @@ class SchedulerStream:
             messages = decode(frames)
         if self.take is not None:
             return Batch(messages, self.take)
-        return [message.to_dict() if type(message) in NATIVE else message for message in messages]
+        return [as_dict(message) for message in messages]
 
 
 async def _read_frames(comm: TCP) -> Frames:

@@ -24,7 +24,7 @@ import fastworker
 import fastworker.link.reader
 from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.link.decode import decode
-from fastworker.link.reader import SchedulerStream
+from fastworker.link.reader import AT_ONCE, SchedulerStream
 from fastworker.wire import WireError
 from support.wire.messages import as_stock, compute_task, frames_of, free_keys, same, stock
 
@@ -74,7 +74,7 @@ async def test_reading(monkeypatch, options, native, offload):
     monkeypatch.setattr(comm_utils, "OFFLOAD_THRESHOLD", offload)
     async with connection(**options()) as (near, far):
         messages = []
-        stream = SchedulerStream(near, messages.append if native else None)
+        stream = SchedulerStream(near, messages.extend if native else None)
         for batch in (BATCH, BATCH[1], [], BATCH * 3):
             await far.write(batch)
         # What is read off a socket can be written to
@@ -92,6 +92,26 @@ async def test_reading(monkeypatch, options, native, offload):
             assert same([as_stock(m) for m in messages], expected * times)
             kinds = KINDS if native else [dict] * 4
             assert [type(m) for m in messages] == kinds * times
+
+
+class NotHere:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+@gen_test()
+async def test_messages_are_taken_together_and_in_order():
+    """Up to `AT_ONCE` that follow each other; what is for a handler comes between them."""
+    async with connection() as (near, far):
+        taken = []
+        stream = SchedulerStream(near, lambda messages: taken.append(len(messages)))
+        unloadable = compute_task(key="unloadable", run_spec=ToPickle(NotHere()))
+        some, more = [compute_task()] * (2 * AT_ONCE + 3), [free_keys("x")] * 2
+        await far.write([*some, unloadable, *more, {"op": "other"}])
+        for message in await stream.read():
+            assert type(message) is dict
+            taken.append(message["op"])
+        assert taken == [AT_ONCE, AT_ONCE, 3, "compute-task", 2, "other"]
 
 
 @gen_test()
