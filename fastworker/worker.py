@@ -16,7 +16,6 @@ from distributed.comm import Comm, CommClosedError
 from distributed.core import Status, coerce_to_address
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
-from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.utils import _offload_executor, wait_for
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
@@ -40,7 +39,7 @@ from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
 from fastworker.execution.following import Following
 from fastworker.execution.overrides import Overrides
-from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
+from fastworker.execution.stock import StockEngine, make_engine
 from fastworker.link.outbox import Outbox
 from fastworker.link.reader import NATIVE, SchedulerStream, UnloadableTask
 from fastworker.link.waiting import say_what_it_waits_for
@@ -92,6 +91,7 @@ class Worker(
     """
 
     batched_stream: Outbox
+    _engine: Engine | StockEngine
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Worker(
         if kwargs.get("data") is None:
             self._use_store()
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
-        self._engine = self._make_engine()
+        self._engine = make_engine(self, self._overrides(Worker))
         self.stream_handlers["compute-task"] = self._handle_compute_task
         self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
         self._native_handlers = {op: self.stream_handlers[op] for op in NATIVE.values()}
@@ -158,31 +158,6 @@ class Worker(
         self._protocol = protocol or address.partition("://")[0]
         self.scheduler = self.rpc(address)
         self.execution_state["scheduler"] = self.scheduler.address
-
-    def _make_engine(self) -> Engine | None:
-        """What runs plain tasks without the event loop, in threads of its own.
-
-        None where everything goes the way of stock: with a state machine, a default executor or a
-        mapping for results of the user's, or a subclass that has its own idea of a method which the
-        engine would not call. A state machine derived from ours is the user's too. What is the
-        user's may have been written for the thread of the event loop, and no other.
-        """
-        pool = self.executors["default"]
-        if (
-            type(self.state) is not WorkerState
-            or type(self.data) not in (Store, dict)
-            or type(pool) is not ThreadPoolExecutor
-            or self._overrides(Worker)
-        ):
-            return None
-        # Nothing has been submitted yet, so that the pool it replaces has no threads
-        pull_pool = PullThreadPoolExecutor(
-            pool._max_workers, thread_name_prefix=pool._thread_name_prefix
-        )
-        self.executors["default"] = pull_pool
-        self.active_keys = ActiveKeys()
-        engine = pull_pool.engine = Engine(self, self.state, pull_pool)
-        return engine
 
     async def register(self) -> None:
         """Join the scheduler, starting the worker if need be; does nothing if it has joined.
@@ -311,17 +286,18 @@ class Worker(
         Tasks get the context variables that there are here, as with distributed: those that
         preloads have set, for example.
         """
-        if self._engine is not None:
-            self._engine.start(asyncio.get_running_loop())
-        take = self._handle_native if self._engine is not None else None
-        await super().handle_scheduler(SchedulerStream(comm, take))
+        self._engine.start(asyncio.get_running_loop())
+        await super().handle_scheduler(SchedulerStream(comm, self._handle_native))
 
     def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> None:
         """Give them to the engine, unless a user has put a handler of their op in its place."""
         engine = self._engine
-        assert engine is not None
-        if not engine.replaced and all(
-            self.stream_handlers[op] == handler for op, handler in self._native_handlers.items()
+        if (
+            isinstance(engine, Engine)
+            and not engine.replaced
+            and all(
+                self.stream_handlers[op] == handler for op, handler in self._native_handlers.items()
+            )
         ):
             try:
                 engine.take_on(messages)
@@ -335,10 +311,7 @@ class Worker(
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]
         if type(task) is not UnloadableTask:
-            if self._engine is not None and not self._engine.replaced:
-                self._engine.compute(**message)
-            else:
-                self.handle_stimulus(ComputeTaskEvent(**message))
+            self.handle_stimulus(ComputeTaskEvent(**message))
             return
         known = self.state.tasks.get(message["key"])
         if known is not None and known.state in NEEDS_NO_RUN_SPEC:
@@ -422,11 +395,7 @@ class Worker(
     def handle_stimulus(self, *stims: StateMachineEvent) -> None:
         """Let the state machine handle events, and carry out what it decides."""
         try:
-            if self._engine is not None:
-                self._engine.handle(*stims)
-            else:
-                self._follow(self.state.handle_stimulus(*stims))
-                self.batched_stream.settle(len(self.state.executing) < self.state.nthreads)
+            self._engine.handle(*stims)
             self._settle()
         except Exception as error:
             self._report_broken_state(error, [stim.key for stim in stims if hasattr(stim, "key")])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from fastworker.core import TaskState, WorkerState
     from fastworker.execution.engine import Engine
+    from fastworker.execution.stock import StockEngine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +77,7 @@ class Steering:
         address: str
         data: MutableMapping[Key, Any]
         thread_id: int
-        _engine: Engine | None
+        _engine: Engine | StockEngine
         _async_instructions: set[asyncio.Task[StateMachineEvent]]
 
         #: Keys of tasks that were added or made to wait by hand, which the scheduler need not know

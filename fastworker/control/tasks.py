@@ -287,10 +287,9 @@ class TaskVerbs(Steering):
         for run in self._async_instructions:
             if run.get_name() == name:
                 return await asyncio.shield(run)
-        if self._engine is not None:
-            outcome: asyncio.Future[StateMachineEvent] = asyncio.get_running_loop().create_future()
-            if self._engine.watch(key, outcome):
-                return await outcome
+        outcome: asyncio.Future[StateMachineEvent] = asyncio.get_running_loop().create_future()
+        if self._engine.watch(key, outcome):
+            return await outcome
         times = [each for each in ts.startstops if each["action"] == "compute"]
         if times and ts.state == "memory":
             return ExecuteSuccessEvent(

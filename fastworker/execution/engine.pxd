@@ -47,9 +47,4 @@ cdef class Engine:
     cdef int end_loop(self, object key, object error) except -1
     cdef int after(self, list others, bint idle) except -1
     cdef int follow(self, list others) except -1
-    cpdef compute(
-        self, object key, object run_id, object priority, object run_spec, object who_has,
-        object nbytes, object resource_restrictions, bint actor, object annotations,
-        object span_id, object stimulus_id,
-    )
     cpdef take_on(self, list messages)

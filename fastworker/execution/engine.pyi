@@ -1,7 +1,5 @@
 import asyncio
-from collections.abc import Iterable
 from contextvars import Context
-from typing import Any
 
 from dask.typing import Key
 from distributed.core import Status
@@ -32,20 +30,6 @@ class Engine:
     def replaced(self) -> bool: ...
     def start(self, loop: asyncio.AbstractEventLoop) -> None: ...
     def handle(self, *stims: StateMachineEvent) -> None: ...
-    def compute(
-        self,
-        key: Key,
-        run_id: int,
-        priority: tuple[int, ...],
-        run_spec: Any,
-        who_has: dict[Key, Iterable[str]] | None,
-        nbytes: dict[Key, int] | None,
-        resource_restrictions: dict[str, float] | None,
-        actor: bool,
-        annotations: dict[str, Any] | None,
-        span_id: str | None,
-        stimulus_id: str,
-    ) -> None: ...
     def take_on(self, messages: list[ComputeTask | FreeKeys]) -> None: ...
     def look_at_methods(self) -> None: ...
     def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool: ...

@@ -213,26 +213,6 @@ cdef class Engine:
             self.state.lock.release()
         self.follow(others)
 
-    cpdef compute(
-        self, object key, object run_id, object priority, object run_spec, object who_has,
-        object nbytes, object resource_restrictions, bint actor, object annotations,
-        object span_id, object stimulus_id,
-    ):
-        """A task to compute, field by field as in ``ComputeTaskEvent``."""
-        cdef list others = []
-        self.state.lock.acquire()
-        try:
-            self.route(
-                self.state.compute_task(
-                    key, run_id, priority, run_spec, who_has, nbytes, resource_restrictions, actor,
-                    annotations, span_id, stimulus_id,
-                ),
-                False, others,
-            )
-        finally:
-            self.state.lock.release()
-        self.follow(others)
-
     cpdef take_on(self, list messages):
         """Each a `ComputeTask` or `FreeKeys` of the scheduler's, in order.
 

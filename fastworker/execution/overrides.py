@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastworker.execution.engine import NOT_CALLED, Engine
+from fastworker.execution.engine import NOT_CALLED
+
+if TYPE_CHECKING:
+    from fastworker.execution.engine import Engine
+    from fastworker.execution.stock import StockEngine
 
 
 class Overrides:
@@ -14,7 +18,8 @@ class Overrides:
     may put it there, it has the engine leave tasks to the event loop for as long as it is there.
     """
 
-    _engine: Engine | None = None
+    if TYPE_CHECKING:
+        _engine: Engine | StockEngine
 
     @classmethod
     def _overrides(cls, ours: type) -> bool:
@@ -23,10 +28,10 @@ class Overrides:
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in NOT_CALLED and self._engine is not None:
+        if name in NOT_CALLED and "_engine" in vars(self):  # else it looks when it is made
             self._engine.look_at_methods()
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name in NOT_CALLED and self._engine is not None:
+        if name in NOT_CALLED:
             self._engine.look_at_methods()

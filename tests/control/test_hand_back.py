@@ -17,6 +17,7 @@ from distributed.utils_test import captured_logger, gen_cluster
 from distributed.worker_state_machine import ComputeTaskEvent, FreeKeysEvent
 
 import fastworker
+from fastworker.execution.stock import StockEngine
 from support.in_process import HeldTransfers, cluster, gate, heard, until
 
 SOON = {
@@ -271,7 +272,7 @@ class OtherState(fastworker.core.WorkerState):
 
 @cluster(nthreads=PAIR, config=SOON, worker_kwargs={"WorkerStateClass": OtherState})
 async def test_without_the_engine(c, s, a, b):
-    assert a._engine is None
+    assert isinstance(a._engine, StockEngine)
     a.add_task("by-hand", priority=100, func=inc, args=(1,))
     await until(lambda: "by-hand" not in a.state.tasks)
     await by_one_held(c, a, b, by_hand=True)
