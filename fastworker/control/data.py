@@ -22,8 +22,8 @@ from distributed.worker_state_machine import (
 from fastworker.control import checks
 from fastworker.control.steering import (
     Steering,
+    locked,
     new_stimulus_id,
-    undisturbed,
 )
 from fastworker.control.views import by_priority
 
@@ -107,7 +107,7 @@ class DataVerbs(Steering):
             self._follow([AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
         return answer
 
-    @undisturbed
+    @locked
     def delete_data(self, keys: Collection[Key], report: bool = True) -> dict[str, str]:
         """Drop data; the scheduler is told unless it is not to be.
 
@@ -126,7 +126,7 @@ class DataVerbs(Steering):
             self._drive_unreported(event)
         return {"status": "OK"}
 
-    @undisturbed
+    @locked
     def ensure_communicating(self) -> None:
         """Ask peers for the data that is needed, as far as the limits on transfers allow."""
         self._check_usable()
@@ -193,7 +193,7 @@ class DataVerbs(Steering):
                 return await asyncio.shield(transfer)
         return None
 
-    @undisturbed
+    @locked
     def handle_missing_dep(self, deps: Collection[Key]) -> None:
         """Ask the scheduler who holds these keys; they are fetched once it has answered.
 
@@ -208,7 +208,7 @@ class DataVerbs(Steering):
             stimulus_id = new_stimulus_id("handle-missing-dep")
             self._follow([RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
 
-    @undisturbed
+    @locked
     def update_who_has(self, who_has: Mapping[Key, Collection[str]]) -> None:
         """Replace what is known of the holders of these keys.
 
@@ -222,7 +222,7 @@ class DataVerbs(Steering):
         stimulus_id = new_stimulus_id("update-who-has")
         self.handle_stimulus(RefreshWhoHasEvent(who_has=holders, stimulus_id=stimulus_id))
 
-    @undisturbed
+    @locked
     def select_keys_for_gather(self, worker: str, dep: Key) -> tuple[list[Key], int]:
         """What would be fetched together with ``dep`` if ``worker`` were asked for it now.
 

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING
 import distributed
 from dask.utils import key_split
 from distributed.core import Status
-from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
+from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
-from fastworker.control.steering import Steering, new_stimulus_id, undisturbed, users
+from fastworker.control.steering import Steering, locked, new_stimulus_id, users
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -86,7 +86,7 @@ class HandBack(Steering):
             stimulus_id = new_stimulus_id("hand-back")
             # Not with the lock held: it may spill, or call plugins
             self.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
-            self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys])
+            self._reschedule(keys, stimulus_id)
             logger.warning(
                 "Worker has been paused for %g s or more. Handing back to the scheduler what it "
                 "has not begun: %s",
@@ -96,7 +96,7 @@ class HandBack(Steering):
         if self.status == Status.paused and self._hand_back_timer is None:
             self._hand_back_later()
 
-    @undisturbed
+    @locked
     def _not_begun(self) -> list[Key]:
         return [
             ts.key

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distributed.worker_state_machine import (
-    FreeKeysEvent,
-    ReleaseWorkerDataMsg,
-    RescheduleMsg,
-)
+from distributed.worker_state_machine import FreeKeysEvent, ReleaseWorkerDataMsg
 
 from fastworker.config.logs import get_logger
-from fastworker.control.steering import Steering, new_stimulus_id, undisturbed, users
+from fastworker.control.steering import Steering, locked, new_stimulus_id, users
 from fastworker.data.disk import SpillFileLost
 
 if TYPE_CHECKING:
@@ -47,14 +43,10 @@ class LostResults(Steering):
         stimulus_id = new_stimulus_id("lost-result")
         # Not with the lock held: it may call plugins
         self.handle_stimulus(FreeKeysEvent(keys=[key, *dependents], stimulus_id=stimulus_id))
-        self._follow(
-            [
-                ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id),
-                *(RescheduleMsg(key=each, stimulus_id=stimulus_id) for each in dependents),
-            ]
-        )
+        self._follow([ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id)])
+        self._reschedule(dependents, stimulus_id)
 
-    @undisturbed
+    @locked
     def _needing(self, key: Key) -> list[Key] | None:
         """Keys of the scheduler's tasks here that need a result; None if it is not here (any more).
 

@@ -18,7 +18,6 @@ from distributed.worker_state_machine import (
     RUN_ID_SENTINEL,
     InvalidTransition,
     RefreshWhoHasEvent,
-    RescheduleMsg,
     SecedeEvent,
 )
 
@@ -26,8 +25,8 @@ from fastworker.control import checks
 from fastworker.control.steering import (
     BUSY,
     Steering,
+    locked,
     new_stimulus_id,
-    undisturbed,
     wanted_here,
 )
 from fastworker.control.views import DEPENDENCY_STATES, TRANSITIONS
@@ -47,7 +46,7 @@ class Moves(Steering):
         def ensure_communicating(self) -> None: ...
         def put_key_in_memory(self, key: Key, value: Any) -> None: ...
 
-    @undisturbed
+    @locked
     def transition(
         self,
         key: Key,
@@ -121,7 +120,7 @@ class Moves(Steering):
         else:
             self._move_to_forgotten(ts, stimulus_id)
 
-    @undisturbed
+    @locked
     def transition_dep(self, dep: Key, finish_state: str, **details: Any) -> None:
         """The same for a key that is wanted as an input: it cannot be made to run.
 
@@ -228,7 +227,7 @@ class Moves(Steering):
         if ts.state != finish:
             self._recommend(ts, finish, stimulus_id)
         if rerun:
-            self._follow([RescheduleMsg(key=ts.key, stimulus_id=stimulus_id)])
+            self._reschedule([ts.key], stimulus_id)
 
     def _move_to_forgotten(self, ts: TaskState, stimulus_id: str) -> None:
         if ts.dependents:
@@ -237,7 +236,7 @@ class Moves(Steering):
         rerun = wanted_here(ts)
         self._recommend(ts, "forgotten", stimulus_id)
         if rerun:
-            self._follow([RescheduleMsg(key=ts.key, stimulus_id=stimulus_id)])
+            self._reschedule([ts.key], stimulus_id)
 
 
 def _connected(start: str, finish: str) -> bool:

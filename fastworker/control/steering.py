@@ -56,16 +56,17 @@ def users(ts: TaskState) -> list[TaskState]:
     return [dependent for dependent in ts.dependents if dependent.state in PROCESSING]
 
 
-def undisturbed(verb: F) -> F:
-    """No thread that finishes a task changes the state while a verb looks at it and acts on it."""
+def locked(verb: F) -> F:
+    """Decorate a verb to hold the core's lock: no thread that finishes a task changes the state
+    between the verb's checks and its action."""
 
     @wraps(verb)
-    def locked(self: Steering, *args: Any, **kwargs: Any) -> Any:
-        # A state machine of the user's has no lock, and no threads that would change it
+    def with_lock(self: Steering, *args: Any, **kwargs: Any) -> Any:
+        # A user's own state machine has no lock, and runs on the event loop alone
         with getattr(self.state, "lock", nullcontext()):
             return verb(self, *args, **kwargs)
 
-    return cast(F, locked)
+    return cast(F, with_lock)
 
 
 class Steering:
@@ -142,9 +143,16 @@ class Steering:
         event = FreeKeysEvent(keys=[ts.key for ts in tasks], stimulus_id=stimulus_id)
         if report:
             self.handle_stimulus(event)
-            self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in rerun])
+            self._reschedule(rerun, stimulus_id)
         else:
             self._drive_unreported(event)
+
+    def _reschedule(self, keys: Iterable[Key], stimulus_id: str) -> None:
+        """Ask the scheduler to have tasks run again, on this worker or another.
+
+        To be called after the worker has let go of them: the scheduler may send them back at once.
+        """
+        self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys])
 
     def _drive_unreported(self, event: StateMachineEvent) -> None:
         """Have the state machine handle an event, and not tell the scheduler what is gone by it."""

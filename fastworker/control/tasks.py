@@ -27,8 +27,8 @@ from fastworker.control.steering import (
     BUSY,
     PROCESSING,
     Steering,
+    locked,
     new_stimulus_id,
-    undisturbed,
     users,
     wanted_here,
 )
@@ -47,7 +47,7 @@ class TaskVerbs(Steering):
 
         async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
 
-    @undisturbed
+    @locked
     def add_task(
         self,
         key: Key,
@@ -207,7 +207,7 @@ class TaskVerbs(Steering):
             ]
         )
 
-    @undisturbed
+    @locked
     def release_key(
         self, key: Key, cause: Key | None = None, reason: str | None = None, report: bool = True
     ) -> None:
@@ -235,7 +235,7 @@ class TaskVerbs(Steering):
         self.state.log.append((key, "release-key", cause, reason, stimulus_id, time()))
         self._release([ts], report, stimulus_id)
 
-    @undisturbed
+    @locked
     def release_dep(self, dep: Key, report: bool = True) -> None:
         """Let go of an input, and with it of the tasks that are yet to run here and need it.
 
@@ -248,7 +248,7 @@ class TaskVerbs(Steering):
             self._check_unused(user, but_for=needing)
         self._release([*needing, ts], report, new_stimulus_id("release-dep"))
 
-    @undisturbed
+    @locked
     def ensure_computing(self) -> None:
         """Start as many ready tasks as there are threads and resources for."""
         self._check_usable()
@@ -316,7 +316,7 @@ class TaskVerbs(Steering):
             )
         raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
 
-    @undisturbed
+    @locked
     def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:
         """Take ``value`` for the result of ``key``. Does nothing if its result is here already.
 
@@ -340,7 +340,7 @@ class TaskVerbs(Steering):
         if report and known is not None and known.state == "memory":
             self._report_result(known, ran_here, stimulus_id)
 
-    @undisturbed
+    @locked
     def send_task_state_to_scheduler(self, key: Key) -> None:
         """Tell the scheduler, again, how a task ended: with a result or with an exception.
 

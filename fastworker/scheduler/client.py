@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from distributed import Client
@@ -11,6 +11,7 @@ from fastworker.config.logs import get_logger
 from fastworker.config.unknown_keys import warn_of_unknown_keys
 from fastworker.scheduler import needs
 from fastworker.scheduler.settings import LowLatencySettings
+from fastworker.scheduler.shadow import Shadow
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
 logger = get_logger("scheduler")
@@ -23,20 +24,17 @@ class LowLatencyClient:
         self.client: Client | None = client
         self.load = LoopLoad(settings.busy)
         self.burst = settings.burst
-        # Why a patch: a client that lost its scheduler makes a new stream when it has found it
-        # again, and tells nobody. It shadows the method of this one object, is taken away in
-        # remove(), and calls what was there before.
-        self._shadowed = vars(client).get("_ensure_connected")
-        client._ensure_connected = self._ensure_connected
+        # Why a patch: a client that has lost its scheduler makes a new stream when it finds it
+        # again, and has no hook for that.
+        self._shadow = Shadow(client, "_ensure_connected", self._ensure_connected)
         self._quicken()
         logger.debug("Low-latency lane installed in client %s", client.id)
 
-    async def _ensure_connected(self, *args: Any, **kwargs: Any) -> None:
-        client = self.client
-        if client is not None:
-            before = self._shadowed or partial(type(client)._ensure_connected, client)
-            await before(*args, **kwargs)
-            self._quicken()
+    async def _ensure_connected(
+        self, before: Callable[..., Awaitable[None]], *args: Any, **kwargs: Any
+    ) -> None:
+        await before(*args, **kwargs)
+        self._quicken()
 
     def _quicken(self) -> None:
         if self.client is not None and self.client.scheduler_comm is not None:
@@ -47,20 +45,17 @@ class LowLatencyClient:
         client, self.client = self.client, None
         if client is None:
             return
-        if vars(client).get("_ensure_connected") == self._ensure_connected:
-            del client._ensure_connected
-            if self._shadowed is not None:
-                client._ensure_connected = self._shadowed
+        self._shadow.remove(client)
         if client.scheduler_comm is not None:
             slow_down(client.scheduler_comm)
         logger.debug("Low-latency lane removed from client %s", client.id)
 
     @staticmethod
     def of(client: Client) -> LowLatencyClient | None:
-        """The one that ``client`` has."""
-        # Kept nowhere else, so that neither keeps the other alive.
-        patch = client.__dict__.get("_ensure_connected")
-        owner = getattr(patch, "__self__", None)
+        """The one that ``client`` has, or None."""
+        # Found through the patch: a table of clients would keep them alive.
+        patch = vars(client).get("_ensure_connected")
+        owner = getattr(getattr(patch, "func", None), "__self__", None)
         return owner if isinstance(owner, LowLatencyClient) else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from distributed.batched import BatchedSend
@@ -16,6 +15,7 @@ from fastworker.config.unknown_keys import warn_of_unknown_keys
 from fastworker.scheduler import needs
 from fastworker.scheduler.root_queue import RootQueue
 from fastworker.scheduler.settings import LowLatencySettings, checked
+from fastworker.scheduler.shadow import Shadow
 from fastworker.scheduler.streams import LoopLoad, quicken, slow_down
 
 logger = get_logger("scheduler")
@@ -86,8 +86,7 @@ class LowLatency(SchedulerPlugin):
         self.load: LoopLoad | None = None
         self.queue: RootQueue | None = None
         self.settings: LowLatencySettings | None = None
-        #: What another patch has put in the place of the scheduler's ``remove_plugin`` before.
-        self._shadowed: Callable[..., None] | None = None
+        self._shadow: Shadow | None = None
 
     def __reduce__(self) -> Any:
         # It travels from the client as what it was made of, also out of a scheduler that runs it.
@@ -118,11 +117,9 @@ class LowLatency(SchedulerPlugin):
                 quicken(stream, self.load, settings.burst)
         if settings.queue_depth:
             self.queue = RootQueue(scheduler, settings)
-        # Why a patch: a plugin that is unregistered is not told, and streams that stayed quick
-        # would be no stock scheduler. It shadows the method of this one object, is taken away in
-        # remove(), and calls what was there before.
-        self._shadowed = vars(scheduler).get("remove_plugin")
-        scheduler.remove_plugin = self._remove_plugin
+        # Why a patch: distributed has no hook for a plugin that is unregistered, and a scheduler
+        # whose streams stayed quick would not be stock's.
+        self._shadow = Shadow(scheduler, "remove_plugin", self._remove_plugin)
         logger.info("Low-latency lane installed: %s", settings)
 
     async def close(self) -> None:
@@ -138,19 +135,14 @@ class LowLatency(SchedulerPlugin):
             slow_down(stream)
         if self.queue is not None:
             self.queue.close()
-        if vars(scheduler).get("remove_plugin") == self._remove_plugin:
-            del scheduler.remove_plugin
-            if self._shadowed is not None:
-                scheduler.remove_plugin = self._shadowed
-        self._shadowed = None
+        assert self._shadow is not None
+        self._shadow.remove(scheduler)
         self.scheduler = self.load = self.queue = self.settings = None
         logger.info("Low-latency lane removed")
 
-    def _remove_plugin(self, name: str | None = None) -> None:
-        scheduler = self.scheduler
-        assert scheduler is not None
-        (self._shadowed or partial(type(scheduler).remove_plugin, scheduler))(name)
-        if self not in scheduler.plugins.values():
+    def _remove_plugin(self, before: Callable[..., None], name: str | None = None) -> None:
+        before(name)
+        if self.scheduler is not None and self not in self.scheduler.plugins.values():
             self.remove()
 
     def _streams(self) -> Iterator[BatchedSend]:

@@ -55,6 +55,25 @@ async def test_beside_another_patch(client, scheduler, a, b):
 
 
 @cluster()
+async def test_below_another_patch(client, scheduler, a, b):
+    """A patch that lies over the lane's goes on working when the lane is removed."""
+    quick = low_latency_client(client)
+    ours = client._ensure_connected
+
+    async def patch(*args, **kwargs):
+        await ours(*args, **kwargs)
+
+    client._ensure_connected = patch
+    quick.remove()
+    assert client._ensure_connected is patch
+    old = client.scheduler_comm
+    old.comm.abort()
+    await until(lambda: client.scheduler_comm not in (None, old))
+    await until(lambda: client.status == "running")
+    assert type(client.scheduler_comm) is BatchedSend
+
+
+@cluster()
 async def test_its_messages_do_not_wait(client, scheduler, a, b):
     """With an interval of an hour, nothing but an early send gets through."""
     client.scheduler_comm.interval = 3600.0

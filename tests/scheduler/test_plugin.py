@@ -154,6 +154,27 @@ async def test_beside_another_patch(client, scheduler, a, b):
 
 
 @cluster()
+async def test_below_another_patch(client, scheduler, a, b):
+    """A patch that lies over the lane's goes on working when the lane is removed and comes back."""
+    plugin = LowLatency()
+    await client.register_plugin(plugin)
+    ours = scheduler.remove_plugin
+
+    def patch(name=None):
+        ours(name)
+
+    scheduler.remove_plugin = patch
+    await client.unregister_scheduler_plugin(LowLatency.name)
+    await client.register_plugin(plugin)
+    assert is_quick(scheduler)
+    await client.unregister_scheduler_plugin(LowLatency.name)
+    assert LowLatency.name not in scheduler.plugins
+    assert scheduler.remove_plugin is patch
+    del scheduler.remove_plugin
+    assert is_stock(scheduler)
+
+
+@cluster()
 async def test_a_bad_configuration_reaches_the_client(client, scheduler, a, b):
     before = snapshot(scheduler)
     with dask.config.set({"fastworker.low-latency.burst": "many"}):
