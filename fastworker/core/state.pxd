@@ -5,7 +5,7 @@ from fastworker.core.messages cimport ComputeTask
 
 
 cdef class WorkerState(Events):
-    cdef list handle_events(self, tuple stims)
+    cpdef list handle_events(self, tuple stims)
     cdef int log_event(self, object event) except -1
     cpdef list compute_task(
         self, object key, object run_id, object priority, object run_spec, object who_has,
@@ -20,8 +20,5 @@ cdef class WorkerState(Events):
     cdef list task_done_locked(
         self, object key, object run_id, object value, double start, double stop, object nbytes,
         object type, object stimulus_id,
-    )
-    cpdef list data_arrived(
-        self, object worker, object total_nbytes, object data, object stimulus_id
     )
     cpdef list free_keys(self, object keys, object stimulus_id)

@@ -13,6 +13,7 @@ class WorkerState(Events):
     _TRANSITIONS_TABLE: ClassVar[dict[tuple[str, str], str]]
 
     def handle_stimulus(self, *stims: StateMachineEvent) -> list[Instruction]: ...
+    def handle_events(self, stims: tuple[StateMachineEvent, ...]) -> list[_Record]: ...
     def compute_task(
         self,
         key: Any,
@@ -37,9 +38,6 @@ class WorkerState(Events):
         nbytes: int,
         type: type,
         stimulus_id: str,
-    ) -> list[_Record]: ...
-    def data_arrived(
-        self, worker: str, total_nbytes: int, data: Mapping[Any, Any], stimulus_id: str
     ) -> list[_Record]: ...
     def free_keys(self, keys: Collection[Any], stimulus_id: str) -> list[_Record]: ...
     @property

@@ -79,7 +79,7 @@ cdef class WorkerState(Events):
         """
         return to_instructions(self.handle_events(stims))
 
-    cdef list handle_events(self, tuple stims):
+    cpdef list handle_events(self, tuple stims):
         """The same, but the answer is records (see records.pxd)."""
         cdef list records = []
         cdef Recs recs
@@ -189,26 +189,6 @@ cdef class WorkerState(Events):
         self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
         self.follow(recs, stimulus_id, records)
         self.give_recs(recs)
-        return records
-
-    cpdef list data_arrived(
-        self, object worker, object total_nbytes, object data, object stimulus_id
-    ):
-        """A `GatherDepSuccessEvent`."""
-        cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = self.take_recs()
-            self.begin()
-            self.stimulus_log.entries.append((
-                GatherDepSuccessEvent, self.now, stimulus_id, worker, total_nbytes, tuple(data)
-            ))
-            self.on_data(worker, total_nbytes, data, stimulus_id, recs)
-            self.follow(recs, stimulus_id, records)
-            self.give_recs(recs)
-        finally:
-            self.lock.release()
         return records
 
     cpdef list free_keys(self, object keys, object stimulus_id):

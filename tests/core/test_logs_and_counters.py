@@ -123,18 +123,19 @@ def test_native_entries_log_the_same_as_events() -> None:
     events, entries = (WorkerState(address="127.0.0.1:1") for _ in range(2))
     spec = ComputeTaskEvent.dummy_runspec("x")
     compute = ComputeTaskEvent.dummy("x", who_has={"y": ["127.0.0.1:2"]}, stimulus_id="s1")
+    arrived = GatherDepSuccessEvent(
+        worker="127.0.0.1:2", total_nbytes=1, data={"y": 5}, stimulus_id="s2"
+    )
     events.handle_stimulus(
         compute,
-        GatherDepSuccessEvent(
-            worker="127.0.0.1:2", total_nbytes=1, data={"y": 5}, stimulus_id="s2"
-        ),
+        arrived,
         ExecuteSuccessEvent.dummy("x", 1, stimulus_id="s3"),
         FreeKeysEvent(keys=["x"], stimulus_id="s4"),
     )
     entries.compute_task(
         "x", 0, [0], spec, {"y": ["127.0.0.1:2"]}, {"y": 1}, {}, False, {}, None, "s1"
     )
-    entries.data_arrived("127.0.0.1:2", 1, {"y": 5}, "s2")
+    entries.handle_stimulus(arrived)
     entries.task_done("x", 1, 1, 0.0, 1.0, 1, None, "s3")
     entries.free_keys(["x"], "s4")
     assert strip(events) == strip(entries)

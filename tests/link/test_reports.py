@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 from distributed.protocol.core import dumps
+from distributed.worker_state_machine import GatherDepSuccessEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,7 +63,10 @@ def test_held(key, stimulus_id):
     peer = "tcp://10.0.0.2:2"
     needed = {key: [peer]}, {key: 1}
     state.compute_task("needs it", 1, (0,), "spec", *needed, {}, False, {}, None, "compute")
-    records = state.data_arrived(peer, 1, {key: 1}, stimulus_id)
+    arrived = GatherDepSuccessEvent(
+        worker=peer, total_nbytes=1, data={key: 1}, stimulus_id=stimulus_id
+    )
+    records = state.handle_events((arrived,))
     (record,) = (record for record in records if type(record) is Held)
     assert pack_report(record) == by_stock(record)
 

@@ -37,13 +37,6 @@ def entry_of(state: Any, event: wsm.StateMachineEvent) -> Entry | None:
             event.type,
             event.stimulus_id,
         )
-    if type(event) is wsm.GatherDepSuccessEvent:
-        return state.data_arrived, (
-            event.worker,
-            event.total_nbytes,
-            event.data,
-            event.stimulus_id,
-        )
     if type(event) is wsm.FreeKeysEvent:
         return state.free_keys, (event.keys, event.stimulus_id)
     return None
