@@ -2,8 +2,8 @@
 
 Counted with tracemalloc over 10,000 tasks: all that is still there once the events are gone, on
 both sides alike. Not counted are the key, the value and the run_spec themselves, which belong to
-whoever handed them over. Counted are the entries of ``tasks`` and ``data``, the priority, the
-times, and the state's bounded logs (1,000 entries each by default, so little for each task).
+the caller. Counted are the entries of ``tasks`` and ``data``, the priority, the times, and the
+state's bounded logs (1,000 entries each by default, so little for each task).
 """
 
 from __future__ import annotations

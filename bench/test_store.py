@@ -1,7 +1,7 @@
 """The store of results beside distributed's SpillBuffer, below the target and across it.
 
 ``native`` is the way that the core takes: from compiled code it costs less than here, where every
-call is one of Python's. ``mapping`` is what everybody else calls. All figures are per key.
+call is one of Python's. ``mapping`` is what Python code calls. All figures are per key.
 
 Operations of tens of nanoseconds differ by a third from one process to the next, by where things
 happen to lie in memory: those figures are for information.

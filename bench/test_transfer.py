@@ -84,7 +84,7 @@ def test_transfer(record: Record, tmp_path: Path) -> None:
                 for name, load in LOADS.items():
                     for side, client in (("stock", stock), ("ours", ours)):
                         with client.as_current():
-                            client.amm.stop()  # it would take back what is fetched for nobody
+                            client.amm.stop()  # it would drop copies that no task needs
                             micros = 1e6 * transfer(client, load) / load.count
                         if turn:  # the first one warms up
                             best[name][side] = min(micros, best[name].get(side, micros))

@@ -52,7 +52,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Upstream marks tests for pytest-rerunfailures; whoever reads the record retries anyway.
+    # Upstream marks tests for pytest-rerunfailures; the reader of the record retries anyway.
     config.addinivalue_line("markers", "flaky(...): rerun by pytest-rerunfailures upstream")
     path = config.getoption("--fastworker-record")
     if path:

@@ -160,7 +160,7 @@ def test_async_tasks(client):
 def test_fire_and_forget(client, tmp_path):
     trace = tmp_path / "trace"
     fire_and_forget(client.submit(touch_and_sleep, str(trace), 0, pure=False))
-    wait_for(trace.exists, TIMEOUT, "the task ran though nobody holds its future")
+    wait_for(trace.exists, TIMEOUT, "the task ran though no client holds its future")
 
 
 def test_coordination(client):

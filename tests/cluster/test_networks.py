@@ -1,4 +1,4 @@
-"""A cluster on two hosts whose network is bad, or is gone: the results are right, nobody hangs."""
+"""A cluster on two hosts whose network is bad, or is gone: results are right, no process hangs."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_call_stack(stock, ours):
 
 
 def comparable(metrics):
-    """Names of figures, without those that depend on who does what first."""
+    """Names of figures, without those that depend on which task comes first."""
     return {
         name
         for name in metrics

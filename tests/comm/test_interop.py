@@ -214,7 +214,7 @@ def test_a_closed_connection_is_noticed(here, there, ends):
 
 @pairings
 def test_an_idle_end_notices_too(here, there, ends):
-    """Nobody reads there; the connection pool asks `closed` before it uses a comm again."""
+    """No coroutine reads there; the connection pool asks `closed` before it uses a comm again."""
 
     async def test():
         async with pair(here, there, **ends) as (near, far):

@@ -164,7 +164,7 @@ def test_a_closed_comm_is_not_dangling(caplog):
 
 
 def test_a_listener_that_stops_during_a_handshake():
-    """A connection that was accepted, but whose handshake nobody will end, is closed."""
+    """A connection that was accepted, but whose peer does not end the handshake, is closed."""
 
     async def test():
         listener = await _listener()
@@ -212,7 +212,7 @@ def test_errors_of_handlers_are_logged(caplog):
 
 
 def test_buffers_are_let_go_when_they_are_sent(ends):
-    """Neither end keeps an array that the other has, or that nobody wants any more."""
+    """Neither end keeps an array that the other has, or that has no more references."""
     import weakref
 
     class Array(np.ndarray):

@@ -128,7 +128,7 @@ def test_other_comms_go_on_meanwhile(caplog):
 
 
 def test_frames_that_cannot_be_decoded(caplog):
-    """The framing is right, the content is not: the reader gets an error, nobody hangs."""
+    """The framing is right, the content is not: the reader gets an error, neither end hangs."""
 
     async def test():
         errors = []
@@ -252,7 +252,7 @@ def test_lying_lengths_cost_nothing():
 
 
 def test_a_flood_waits_in_the_senders_buffers():
-    """A peer that writes without end, to somebody who does not read, is slowed down by TCP."""
+    """TCP slows down a peer that writes without end to a reader that has stopped reading."""
 
     async def test():
         async with pair() as (near, far):
@@ -289,7 +289,7 @@ def test_a_writer_waits_for_a_slow_reader():
                 assert (await far.read()) == {"x": data}
                 assert await writing > len(data)
 
-                # Whoever gives up waiting has sent the message all the same
+                # A writer that gives up waiting has sent the message all the same
                 writing = asyncio.ensure_future(near.write({"x": data}))
                 while not near.stream.unsent:
                     await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Slow, lossy and broken networks: the data is right, or there is an error; nobody hangs.
+"""Slow, lossy and broken networks: the data is right, or there is an error; no process hangs.
 
 The first tests need nothing. The others make a network of two hosts, where that can be done.
 """

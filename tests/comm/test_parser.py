@@ -187,7 +187,7 @@ def test_frames_are_writable_and_aligned():
         assert address(frame) % 16 == 0
     assert address(message[4]) % 64 == 0
     for frame in message[1:]:
-        # Behind the head nothing shares the memory of what somebody may want to keep
+        # Behind the head nothing shares the memory of a frame that a caller may keep
         if len(frame) > 256:
             assert len(frame.obj) == len(frame)
     message[2][0] = 1

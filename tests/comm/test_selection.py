@@ -1,4 +1,4 @@
-"""Which comm a process uses: configured, chosen, or somebody else's; a line in the log says it."""
+"""Which comm a process uses: configured, chosen, or another package's; the log says which."""
 
 from __future__ import annotations
 
@@ -166,4 +166,4 @@ def test_scheduler_client_and_worker_in_one_process(tmp_path, kind, which):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "scheduler: distributed.comm.tcp"
-    assert "Comm for" not in done.stderr  # nobody wants to read that for each worker
+    assert "Comm for" not in done.stderr  # one such line for each worker would bury the others

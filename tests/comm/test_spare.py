@@ -46,7 +46,7 @@ def spare_of(process, limit, fractions=FRACTIONS):
 
 
 def free_some(nbytes):
-    """What becomes of a piece that nobody uses any more."""
+    """What becomes of a piece that is not in use any more."""
     Block(nbytes)
     return bytes_kept()
 

@@ -1,4 +1,4 @@
-"""Who is refused: plaintext clients, strangers' certificates, names that do not match."""
+"""What is refused: plaintext clients, other authorities' certificates, names that do not match."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ SCRIPT = """
 
 
 def test_in_a_file_and_in_the_environment(tmp_path):
-    """Dask puts our defaults in the place of what is no section, before anybody can look."""
+    """Dask puts our defaults in the place of what is no section, before fastworker can look."""
     config = "fastworker: {max-frame: 3, comm: [1], low-latency: slow}"
     out, err = in_a_process(config, tmp_path, SCRIPT, DASK_FASTWORKER__COM="tornado")
     assert out == "native\n"

@@ -79,7 +79,7 @@ async def test_memory_to_waiting_runs_it_again(c, s, a):
 
 @cluster()
 async def test_memory_to_fetch(c, s, a, b):
-    """The data is dropped here and fetched again from whoever the scheduler names."""
+    """The data is dropped here and fetched again from the worker that the scheduler names."""
     x = await c.scatter({"x": 1}, workers=[b.address])
     y = c.submit(inc, x["x"], key="y", workers=[a.address])
     await y

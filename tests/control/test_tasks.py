@@ -38,7 +38,7 @@ async def test_add_task_runs_it_and_reports(c, s, a):
     await until(lambda: finished)
     assert finished[0]["key"] == "mine"
     assert finished[0]["run_id"] == 0
-    # Nobody asked the scheduler for it, and so it has it dropped.
+    # The scheduler knows of no client that wants it, and so it has it dropped.
     await until(lambda: "mine" not in a.tasks)
 
 

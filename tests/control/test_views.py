@@ -124,7 +124,7 @@ async def test_views_are_live_and_read_only(c, s, a):
     with pytest.raises(KeyError):
         a.has_what["tcp://1.2.3.4:5"]
     assert "tcp://1.2.3.4:5" not in a.state.has_what
-    for key in states:  # the state may change while someone iterates
+    for key in states:  # the state may change while a caller iterates
         a.release_key(key)
     assert not states
 

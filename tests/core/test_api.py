@@ -1,4 +1,4 @@
-"""What others read on a WorkerState and its tasks: names, arguments, errors, dumps, pickles."""
+"""What plugins read on a WorkerState and its tasks: names, arguments, errors, dumps, pickles."""
 
 from __future__ import annotations
 

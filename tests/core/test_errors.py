@@ -180,7 +180,7 @@ x = ws.tasks["x"]
 
 
 def test_endless_transition() -> None:
-    """A cancelled task stays where it is until it is done; whoever insists is told so."""
+    """A cancelled task stays where it is until it is done; recommending another is an error."""
     result = run_apart(
         """
 ws.handle_stimulus(FreeKeysEvent(keys=["x"], stimulus_id="s"))

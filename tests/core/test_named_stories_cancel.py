@@ -127,7 +127,7 @@ def test_secede_while_cancelled() -> None:
 def test_dependency_of_a_cancelled_task() -> None:
     d = duel()
     d(scatter(d=1), compute("x", {"d": [HERE]}))
-    # Released in whatever order; x still runs, but nobody waits for it.
+    # Released in whatever order; x still runs, but no task waits for it.
     assert d(free("x")) == []
     assert d(remove_replicas("d")) == [released("d")]
     assert d.states() == {"d": "released", "x": "cancelled(executing)"}

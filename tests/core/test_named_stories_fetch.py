@@ -250,7 +250,7 @@ def test_answer_to_nothing() -> None:
 def test_busy_peer_is_left_alone_for_a_while() -> None:
     d = duel()
     d(acquire({"x": [FAR]}))
-    # Nobody else has it: the scheduler may know better.
+    # No other peer has it: the scheduler may know better.
     assert d(busy(FAR)) == [retry_later(FAR), ask_who_has("x")]
     assert d.states() == {"x": "fetch"} and d.state.busy_workers == {FAR}
     assert d(acquire({"y": [FAR]})) == []

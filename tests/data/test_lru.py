@@ -158,7 +158,7 @@ def test_store_of_an_existing_buffer(tmp_path: Any) -> None:
 
 
 def test_bytes_for_a_key() -> None:
-    """Of our own; the key and the value are somebody else's."""
+    """Of our own; the key and the value belong to the caller."""
     n = 20_000
     keys = [f"task-{i}" for i in range(n)]
     values = [object() for _ in range(n)]

@@ -1,4 +1,4 @@
-"""Sizes are those of dask.sizeof, whoever has registered what there."""
+"""Sizes are those of dask.sizeof, whichever functions are registered there."""
 
 from __future__ import annotations
 

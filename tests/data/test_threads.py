@@ -21,7 +21,7 @@ NEVER = object()
 
 
 class Gate:
-    """Somebody waits in it until it is opened."""
+    """A thread waits in it until it is opened."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -30,7 +30,7 @@ class Gate:
     def wait(self) -> None:
         self.reached.set()
         if not self.opened.wait(TIMEOUT):
-            raise TimeoutError("nobody opened the gate")
+            raise TimeoutError("the gate was not opened")
 
 
 gates: dict[str, Gate] = {}
@@ -159,7 +159,7 @@ def test_replaced_while_it_is_written(store: Store, pool: ThreadPoolExecutor, ho
 
 
 def test_too_heavy_while_the_former_is_written(store: Store, pool: ThreadPoolExecutor) -> None:
-    """It has to wait in memory until somebody spills the next time."""
+    """It has to wait in memory until a thread spills the next time."""
     store["x"] = Slow("x", 400)
     writer = held_up(pool, "pickle x", store.evict)
     new = store["x"] = Blob("new", 3000)
@@ -174,7 +174,7 @@ def test_too_heavy_while_the_former_is_written(store: Store, pool: ThreadPoolExe
 def test_too_heavy_and_another_one_writes_it_first(
     store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It had to stay for the sake of the former one, and then somebody came to make room."""
+    """It had to stay for the sake of the former one, and then another thread made room."""
     store["x"] = Slow("x", 400)
     former = held_up(pool, "pickle x", store.evict)
     writers = []

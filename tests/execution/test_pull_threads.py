@@ -160,7 +160,7 @@ async def test_a_task_that_secedes_makes_room(c, s, a, *, back):
     assert value == "x"
     assert ident != other
     assert a.active_threads == {}
-    # Whoever came back has taken the place of the other thread, which is gone
+    # The thread that came back has taken the place of the other one, which is gone
     stays = {thread.ident for thread in pool._threads}
     assert stays == {ident if back else other}
     assert await c.submit(threading.get_ident, key="last") in stays
@@ -264,7 +264,7 @@ def span_keys(span):
     return {group.name for group in span.groups}
 
 
-# --------------------------------------------------------------------- who watches
+# --------------------------------------------------------------------- watchers
 
 
 def sleep_at_the_gate(g):

@@ -21,8 +21,8 @@ from support.in_process import ONE_WORKER, cluster, gate, until
 
 
 class Numbers:
-    """Numbers for the names of threads. Whoever asks has seen that there is one missing, and waits
-    until all others have."""
+    """Numbers for the names of threads. A thread that asks for one has found the pool short of a
+    thread, and waits until all others have."""
 
     def __init__(self, askers: int) -> None:
         self.all_here = threading.Barrier(askers)
@@ -65,7 +65,7 @@ def test_a_thread_that_is_not_to_be_had() -> None:
 
 
 def test_shut_down_while_threads_come_and_go() -> None:
-    """Who waits for the pool's threads waits for those that there were."""
+    """A caller that waits for the pool's threads waits for those that there were."""
     pool = PullThreadPoolExecutor(2, thread_name_prefix="closing")
     entered, leave = threading.Barrier(3), threading.Event()
 
@@ -164,7 +164,7 @@ async def test_heartbeat_when_a_task_is_just_over(c: Any, s: Any, a: Any) -> Non
 
 
 def test_a_task_that_ends_after_the_event_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """It has nobody to tell; its thread ends without a word."""
+    """It has no worker to report to; its thread ends without a log line."""
     failures: list[Any] = []
     threads: list[threading.Thread] = []
 

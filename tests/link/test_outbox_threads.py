@@ -1,4 +1,4 @@
-"""Messages from many threads: all arrive, once, in order, whoever sends them."""
+"""Messages from many threads: all arrive, once, in order, whichever thread sends them."""
 
 from __future__ import annotations
 
@@ -267,7 +267,8 @@ async def test_a_full_socket_holds_nobody_up():
                 outbox.send(i, blob)
                 outbox.push()
 
-        # It returns although nobody reads: the event loop stands still, or it might read ahead
+        # It returns although the peer does not read: the event loop stands still, or it might read
+        # ahead
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(PATIENCE)

@@ -1,4 +1,4 @@
-"""The worker's pages: those of bokeh load when somebody asks for one."""
+"""The worker's pages: those of bokeh load at the first request for one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_the_settings_are_those_of_the_start(s):
 
 
 def run(script: str, directory: Path) -> None:
-    """Run it in a process of its own, where nobody has loaded bokeh."""
+    """Run it in a process of its own, where bokeh is not loaded."""
     subprocess.run([sys.executable, "-c", script], check=True, cwd=directory, timeout=60)
 
 

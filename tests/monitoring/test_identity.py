@@ -153,7 +153,7 @@ def test_a_configuration_of_the_logging_module(tmp_path):
 @pytest.mark.parametrize("kind", [distributed.Worker, fastworker.Worker])
 @gen_test()
 async def test_nothing_secret_is_told(kind, monkeypatch):
-    """Neither keys of TLS nor the environment, nor a value below a key that nobody knows."""
+    """Neither keys of TLS nor the environment, nor a value below an unknown key."""
     pytest.importorskip("cryptography")
     secret = "xYzZy-42"
     monkeypatch.setenv("PASSWORD", secret)

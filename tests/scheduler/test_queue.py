@@ -118,7 +118,9 @@ async def test_work_sent_ahead_is_bounded(client, scheduler, a):
 
 
 @one_thread(
-    worker_kwargs={"memory_limit": "10 MB"},  # this process takes more, so nobody may look
+    worker_kwargs={
+        "memory_limit": "10 MB"
+    },  # this process takes more, so the memory monitor is off
     config={
         "distributed.scheduler.worker-saturation": 1.1,
         "distributed.worker.memory.target": False,

@@ -17,7 +17,7 @@ TIMEOUT = 30
 
 
 class Hand:
-    """A clock that stands until somebody moves it."""
+    """A clock that stands until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -269,8 +269,8 @@ def test_outbox() -> None:
                 if chance.random() < 0.01:
                     litter(1)
                     assert outbox.metrics["dropped"] == 0
-                # Who gets further and further ahead has the reader busy with one batch for so long
-                # that the kernel gives the connection up
+                # A writer that gets further and further ahead keeps the reader busy with one batch
+                # for so long that the kernel gives the connection up
                 while outbox.metrics["waiting_messages"] > 10_000:
                     time.sleep(0.001)
 

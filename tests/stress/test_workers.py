@@ -69,7 +69,7 @@ def test_workers_in_this_process(tmp_path: Path) -> None:
 @takes(0.3)
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_worker_processes(tmp_path: Path, n_workers: int) -> None:
-    """Workers that nobody shares a process with: the threads have all of the time."""
+    """Workers that have a process to themselves: the threads have all of the time."""
 
     async def play() -> None:
         async with clusters.processes(tmp_path, n_workers) as (client, workers):
@@ -81,7 +81,7 @@ def test_worker_processes(tmp_path: Path, n_workers: int) -> None:
 
 
 def test_that_a_lost_value_is_found(tmp_path: Path) -> None:
-    """The tests above can fail: a value that somebody keeps counts as left."""
+    """The tests above can fail: a value that the test keeps counts as left."""
 
     async def play() -> None:
         async with clusters.here(tmp_path, validate=True) as (client, workers):

@@ -411,7 +411,7 @@ async def test_a_peer_that_gets_busy_in_the_middle_is_asked_again(c, s, a, b):
 
 
 class Odd(distributed.Worker):
-    """Answers what nobody expects."""
+    """Answers with what no peer expects."""
 
     async def get_data(self, comm, keys, who=None, serializers=None):
         return {"status": "odd"}
@@ -525,7 +525,7 @@ async def test_a_worker_that_goes_away_in_the_middle(c, s, a, b):
 
 @pytest.mark.parametrize("protocol", ["inproc", "ws"])
 def test_by_other_ways_than_tcp(protocol):
-    """Large results too, which are kept for who asks next, arrive as what they are."""
+    """Large results too, which are kept for the next request, arrive as what they are."""
     with (
         distributed.LocalCluster(
             n_workers=2,

@@ -405,7 +405,7 @@ def test_nothing_is_kept() -> None:
 
 
 def test_a_task_class_that_was_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever replaces ``__setstate__`` is heard."""
+    """A ``__setstate__`` that a user put in its place is called."""
     original, states = Task.__setstate__, []
 
     def setstate(self: Task, state: Any) -> None:
@@ -457,7 +457,7 @@ listening = False
 
 
 def test_audit() -> None:
-    """Whoever listens hears of each class that is looked up, as often as from pickle itself."""
+    """An audit hook is told of each class that is looked up, as often as by pickle itself."""
     global listening
     if not heard:
         sys.addaudithook(

@@ -361,7 +361,7 @@ def test_time_is_metered_once_a_message():
 
 
 def test_what_stock_meters_is_not_metered_again():
-    """Sleeping is what takes the time here: once, whoever notes it."""
+    """Sleeping is what takes the time here: noted once, by either side."""
     seen = collections.Counter()
 
     def note(label, value, unit):

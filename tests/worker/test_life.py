@@ -462,7 +462,7 @@ def test_importing_the_package_is_cheap():
 @pytest.mark.parametrize("worker_class", [fastworker.Worker, distributed.Worker])
 @gen_cluster(**no_workers)
 async def test_what_is_logged_of_heartbeats(c, s, worker_class):
-    """There are those who look for these lines."""
+    """Users' scripts look for these lines."""
 
     async def broken(**kwargs):
         raise CommClosedError

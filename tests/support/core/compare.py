@@ -322,7 +322,7 @@ def plain(mapping: Any) -> list:
 
 
 def check_collections(oracle: Any, actual: Any) -> None:
-    """Everything about the state as a whole; the tasks themselves only by who is where."""
+    """Everything about the state as a whole; of the tasks, which collections they are in."""
     check_tasks_dict(oracle.tasks, actual.tasks)
     left, right = state_scalars(oracle), state_scalars(actual)
     if left != right or [*map(type, left)] != [*map(type, right)]:
@@ -374,7 +374,7 @@ def check_stories(oracle: Any, actual: Any, *keys: Any) -> None:
 
 
 def dump(state: Any) -> dict:
-    """``_to_dict`` without what is a matter of time, or of an order that nobody specified."""
+    """``_to_dict`` without what is a matter of time, or of an order that is not specified."""
     out = state._to_dict(exclude=("log", "stimulus_log", "task_cumulative_elapsed"))
     for name in ("executing", "long_running", "in_flight_tasks", "missing_dep_flight"):
         out[name] = sorted(out[name], key=repr)

@@ -111,7 +111,7 @@ class World:
         throttled = rng.random() < 0.4
         counter_max = rng.choice((False,) * 19 + (rng.randrange(1, 1000),))
         if self.absurdity and not counter_max:
-            counter_max = 20_000  # who knows what goes round in circles
+            counter_max = 20_000  # a story may go round in circles
         return Setup(
             nthreads=rng.choice((1, 1, 2, 4)),
             data=rng.choice((RefusingDict, RefusingMapping)),

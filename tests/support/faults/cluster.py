@@ -1,4 +1,4 @@
-"""The cluster of an episode: a scheduler, workers behind proxies, and who has come and gone."""
+"""The cluster of an episode: a scheduler, workers behind proxies, those that have left included."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def catches(pid: int, number: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nothing has, and that the kernel gives to nobody who does not ask for it."""
+    """A port that is free and that the kernel gives only to a process that asks for it."""
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.SystemRandom().randrange(10_000, low)

@@ -32,7 +32,7 @@ class Node:
 
 @dataclass
 class Graph:
-    """Nodes in the order in which they can be computed; those that nobody uses are the sinks."""
+    """Nodes in the order in which they can be computed; a node that no other one uses is a sink."""
 
     name: str
     nodes: list[Node] = field(default_factory=list)

@@ -87,7 +87,7 @@ def nanny_restart(episode: Episode, chance: random.Random) -> None:
 
 @fault(1)
 def restart(episode: Episode, chance: random.Random) -> None:
-    time.sleep(0.2)  # what the client sends may not overtake this, or it is run for nobody
+    time.sleep(0.2)  # what the client sends may not overtake this, or the task runs in vain
     episode.cancelled = True
     episode.cluster.hard_deaths += len(episode.cluster.members)  # those that are slow to end
     # RuntimeError, TimeoutError: some that had to come back have not, as they were ending already
@@ -151,7 +151,7 @@ def cut(episode: Episode, chance: random.Random) -> None:
 
 @fault(2)
 def refuse(episode: Episode, chance: random.Random) -> None:
-    """Nobody can connect for a while, and some connections are lost."""
+    """No peer can connect for a while, and some connections are lost."""
     proxy = _proxy(episode, chance)
     proxy.refusing = True
     episode.cluster.proxies.call(proxy.reset, 0.5, chance)
@@ -170,7 +170,7 @@ def slow(episode: Episode, chance: random.Random) -> None:
 
 @fault(2)
 def cancel(episode: Episode, chance: random.Random) -> None:
-    """Tasks that nobody wants any more, in the middle of it."""
+    """Tasks whose futures are let go while they run."""
     futures = episode.client.map(
         tasks.slow_node, range(40), size=1000, key=f"{episode.next_name()}-unwanted", pure=False
     )

@@ -162,7 +162,7 @@ def hog_first(x: int, file: str, nbytes: int) -> int:
         hoard = bytearray(nbytes)
         hoard[::4096] = b"x" * len(hoard[::4096])
         time.sleep(120)
-        raise AssertionError(f"{len(hoard)} bytes, and nobody minds")
+        raise AssertionError(f"{len(hoard)} bytes, and the worker lives on")
     return 2 * x
 
 
@@ -235,7 +235,7 @@ def take(value: object) -> str:
 
 
 def what_is_left(dask_worker: Any) -> dict[str, Any]:
-    """What is left on a worker on which nobody wants anything any more."""
+    """What is left on a worker once the client wants nothing any more."""
     import psutil
 
     process = psutil.Process()

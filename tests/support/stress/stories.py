@@ -54,7 +54,7 @@ class Stress:
         return [(f"{name}-{self.seed}", i, "part") for i in range(first, first + n)]
 
     async def run(self, seconds: float, collect: bool = True) -> None:
-        """Raises what went wrong in a story, or to somebody who looked on."""
+        """Raises what went wrong in a story, or in the thread that reads the worker's state."""
         await self.client.run(watch.start, self.seed, collect)
         end = watch.now() + seconds
         disturbing = asyncio.create_task(self.disturb(end))
@@ -176,7 +176,7 @@ async def cancelled_tasks(s: Stress) -> None:
 
 @story
 async def forgotten_tasks(s: Stress) -> None:
-    """Nobody waits for them: they are let go before they run, while they do, or after."""
+    """The client lets them go before they run, while they do, or after."""
     n = s.chance.randrange(10, 60)
     first = s.client.map(tasks.make, range(n), key=s.keys("unwanted", n))
     then = s.client.map(tasks.numbers_of, first, key=s.keys("unwanted", n))

@@ -1,4 +1,4 @@
-"""Values whose every method takes its time and lets other threads in, and who is still alive."""
+"""Values whose every method takes its time and lets other threads in; which of them are alive."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ _weather: list[tuple[float, tuple[int, int, int]]] = []
 def bad_weather(collect: bool = True) -> Iterator[None]:
     """Threads switch as often as they can; with `collect`, garbage is looked for all the time.
 
-    For the whole process, until the last one who asked for it has left.
+    For the whole process, until the last caller that asked for it has left.
     """
     _weather.append((sys.getswitchinterval(), gc.get_threshold()))
     sys.setswitchinterval(1e-6)

@@ -81,7 +81,7 @@ class Reader(threading.Thread):
 
 
 def start(seed: int, collect: bool, dask_worker: Any) -> None:
-    """Bad weather, and somebody who looks."""
+    """Bad weather, and a thread that reads the worker's state."""
     stack = dask_worker.stress_stack = ExitStack()
     stack.enter_context(values.bad_weather(collect))
     dask_worker.stress_reader = Reader(dask_worker, seed)
@@ -89,13 +89,13 @@ def start(seed: int, collect: bool, dask_worker: Any) -> None:
 
 
 async def stop(dask_worker: Any) -> dict[str, str]:
-    """What went wrong when somebody looked."""
+    """What went wrong in the thread that read the worker's state."""
     reader = dask_worker.stress_reader
     reader.stopped.set()
     await asyncio.to_thread(reader.join, 30)
     dask_worker.stress_stack.close()
     assert not reader.is_alive(), "the reader hangs"
-    assert reader.looks, "nobody looked"
+    assert reader.looks, "the reader did not read"
     return dict(reader.errors)
 
 
@@ -122,7 +122,7 @@ def evict(dask_worker: Any) -> None:
 
 
 async def left(dask_worker: Any) -> dict[str, Any]:
-    """What is left on a worker on which nobody wants anything any more: nothing, in the end."""
+    """What is left on a worker once the client wants nothing any more: nothing, in the end."""
     worker: Worker = dask_worker
     state: Any = worker.state
     state.validate_state()

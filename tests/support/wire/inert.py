@@ -1,4 +1,4 @@
-"""Decoding bytes that nobody can vouch for, beside stock, without running what they say.
+"""Decoding bytes of unknown origin, beside stock, without running what they say.
 
 A damaged pickle could do anything, so none is loaded here: pickles and serialized objects stay the
 bytes that they are, on both sides. Everything around them is the real thing.
