@@ -39,7 +39,6 @@ def cluster(
             launcher.worker(
                 scheduler.address, "--name", f"w{i}", "--nthreads", "1", *nanny, kind=kind
             )
-        with Client(scheduler.address, timeout=PATIENCE, set_as_default=False) as client:
-            launcher.await_workers(client, len(workers))
+        with launcher.client(scheduler, len(workers), set_as_default=False) as client:
             with client.as_current():
                 yield client

@@ -91,8 +91,7 @@ def soak(minutes: float, kind: str, directory: Path) -> list[Sample]:
         for _ in range(2):
             launcher.worker(scheduler.address, *OPTIONS, kind=kind)
         # It looks on; the load is that of others
-        with Client(scheduler.address, set_as_default=False) as watcher:
-            launcher.await_workers(watcher, 2)
+        with launcher.client(scheduler, 2, set_as_default=False) as watcher:
             pids = watcher.run(lambda dask_worker: __import__("os").getpid())
             workers = [psutil.Process(pid) for pid in pids.values()]
             start, cycle = time.monotonic(), 0

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from distributed import Client
@@ -227,6 +227,16 @@ class Launcher:
             return len(client.nthreads()) >= n_workers
 
         wait_for(joined, START_TIMEOUT, f"{n_workers} workers joined")
+
+    @contextmanager
+    def client(self, scheduler: Process, n_workers: int, **kwargs: Any) -> Iterator[Client]:
+        """A Client, once so many workers have joined; ``kwargs`` are Client's.
+
+        Raises ProcessEnded, TimeoutError.
+        """
+        with Client(scheduler.address, timeout=START_TIMEOUT, **kwargs) as client:
+            self.await_workers(client, n_workers)
+            yield client
 
     def logs(self, limit: int = 6000) -> str:
         """The end of every process's log, at most ``limit`` characters of each."""

@@ -53,15 +53,6 @@ def running(*arguments: str, command: list[str] = COMMAND) -> Iterator[subproces
         process.communicate(timeout=60)
 
 
-@pytest.fixture
-def client() -> Iterator[distributed.Client]:
-    with distributed.LocalCluster(
-        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0"
-    ) as cluster:
-        with distributed.Client(cluster) as client:
-            yield client
-
-
 def workers(client: distributed.Client) -> list[dict]:
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
 

@@ -13,9 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
-import distributed
 import psutil
 import pytest
 from distributed.comm import CommClosedError
@@ -48,15 +46,6 @@ def idle():
 def dask_setup(worker):
     threading.Thread(target=idle, name="left-by-user").start()
 """
-
-
-@pytest.fixture
-def client() -> Iterator[distributed.Client]:
-    with distributed.LocalCluster(
-        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0"
-    ) as cluster:
-        with distributed.Client(cluster) as client:
-            yield client
 
 
 def start(client, preload: str, *options: str, command: list[str]) -> subprocess.Popen[str]:

@@ -12,7 +12,6 @@ import warnings
 import dask
 import pytest
 from distributed import (
-    Client,
     Environ,
     MultiLock,
     NannyPlugin,
@@ -24,7 +23,7 @@ from distributed import (
 )
 from distributed.diagnostics.plugin import CondaInstall, ForwardOutput, InstallPlugin, UploadFile
 
-from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from fastworker.demo.launcher import wait_for
 from support.cluster.launcher import collect
 from support.cluster.tasks import Ended, increment
 
@@ -55,8 +54,7 @@ def client(launcher, scheduler):
         # UploadDirectory wants one of their own for each nanny
         options += ["--local-directory", str(launcher.directory / name)]
         launcher.worker(scheduler.address, *options, kind=kind)
-    with Client(scheduler.address, timeout=START_TIMEOUT) as client:
-        launcher.await_workers(client, 2)
+    with launcher.client(scheduler, 2) as client:
         yield client
 
 

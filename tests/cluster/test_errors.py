@@ -7,9 +7,9 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from distributed import Client, KilledWorker
+from distributed import KilledWorker
 
-from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from fastworker.demo.launcher import wait_for
 from support.cluster.tasks import (
     CustomError,
     FailsToLoadOnWorkers,
@@ -34,8 +34,7 @@ def shared_client(request, new_launcher):
         scheduler = launcher.scheduler()
         nanny = "--no-nanny" if request.param == "fastworker" else "--nanny"
         launcher.worker(scheduler.address, "--nthreads=2", nanny, kind=request.param)
-        with Client(scheduler.address, timeout=START_TIMEOUT) as client:
-            launcher.await_workers(client, 1)
+        with launcher.client(scheduler, 1) as client:
             yield client
 
 

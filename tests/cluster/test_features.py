@@ -6,7 +6,6 @@ import time
 
 import pytest
 from distributed import (
-    Client,
     Event,
     Lock,
     Queue,
@@ -19,7 +18,7 @@ from distributed import (
     wait,
 )
 
-from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from fastworker.demo.launcher import wait_for
 from support.cluster.launcher import collect
 from support.cluster.tasks import (
     Counter,
@@ -51,8 +50,7 @@ def client(new_launcher):
             "--resources=GPU=2 LAMP=1",
             kind="worker-class",
         )
-        with Client(scheduler.address, timeout=START_TIMEOUT) as client:
-            launcher.await_workers(client, 2)
+        with launcher.client(scheduler, 2) as client:
             yield client
 
 

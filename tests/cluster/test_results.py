@@ -10,9 +10,9 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, wait
+from distributed import wait
 
-from fastworker.demo.launcher import START_TIMEOUT, wait_for
+from fastworker.demo.launcher import wait_for
 from support.cluster.launcher import collect
 from support.cluster.tasks import (
     add,
@@ -47,8 +47,7 @@ def client(request, new_launcher):
         for kind, *options in CLUSTERS[request.param]:
             launcher.worker(scheduler.address, "--nthreads=2", *options, kind=kind, env=env)
             n_workers += 2 if "--nworkers=2" in options else 1
-        with Client(scheduler.address, timeout=START_TIMEOUT) as client:
-            launcher.await_workers(client, n_workers)
+        with launcher.client(scheduler, n_workers) as client:
             yield client
 
 

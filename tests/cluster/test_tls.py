@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from distributed import Client
 from distributed.security import Security
 
-from fastworker.demo.launcher import START_TIMEOUT
 from support.certificates import Authority
 from support.cluster.launcher import collect
 from support.cluster.tasks import add, array_of, checksum, increment
@@ -46,8 +44,7 @@ def test_encrypted_cluster(launcher, authority):
     ]:
         arguments = ["--nthreads=1", nanny, "--protocol=tls", *options(authority, kind)]
         launcher.worker(scheduler.address, *arguments, kind=kind)
-    with Client(scheduler.address, security=security(authority), timeout=START_TIMEOUT) as client:
-        launcher.await_workers(client, 3)
+    with launcher.client(scheduler, 3, security=security(authority)) as client:
         addresses = list(client.nthreads())
         assert all(address.startswith("tls://") for address in addresses)
         total = client.submit(add, *client.map(increment, range(200)))
@@ -71,8 +68,7 @@ def test_strangers_are_refused(launcher, authority, tmp_path):
     )
     plain = launcher.worker(scheduler.address.replace("tls://", "tcp://"), *common)
     launcher.worker(scheduler.address, *common, "--protocol=tls", *options(authority, "worker"))
-    with Client(scheduler.address, security=security(authority), timeout=START_TIMEOUT) as client:
-        launcher.await_workers(client, 1)
+    with launcher.client(scheduler, 1, security=security(authority)) as client:
         assert client.submit(increment, 1).result(timeout=30) == 2
         assert foreign.wait(timeout=30) != 0
         assert plain.wait(timeout=30) != 0
@@ -87,8 +83,7 @@ def test_name_of_the_scheduler(launcher, authority):
         *["--nthreads=1", "--no-nanny", "--protocol=tls", "--scheduler-sni=scheduler.of.test"],
         *options(authority, "worker"),
     )
-    with Client(scheduler.address, security=security(authority), timeout=START_TIMEOUT) as client:
-        launcher.await_workers(client, 1)
+    with launcher.client(scheduler, 1, security=security(authority)) as client:
 
         def name(dask_worker):
             return dask_worker.connection_args["server_hostname"]

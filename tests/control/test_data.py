@@ -321,19 +321,23 @@ async def test_update_who_has(c, s, a, b):
 # select_keys_for_gather, gather_from_workers
 
 
+async def held_fetches(c, w, holder):
+    """The first of five tasks has ``w`` fetch its input; the inputs x1 to x4 of the others wait."""
+    x = await c.scatter({"x": 1}, workers=[holder])
+    futures = [c.submit(inc, x["x"], key="y", workers=[w.address])]
+    await w.in_gather_dep.wait()
+    data = await c.scatter({f"x{i}": bytes(100 * i) for i in range(1, 5)}, workers=[holder])
+    for i in range(1, 5):
+        futures.append(c.submit(len, data[f"x{i}"], key=f"y{i}", priority=-i, workers=[w.address]))
+        await wait_for_state(f"x{i}", "fetch", w)
+    return futures
+
+
 @cluster()
 async def test_select_keys_for_gather(c, s, a, b):
     async with HeldTransfers(s.address, nthreads=1) as w:
-        x = await c.scatter({"x": 1}, workers=[b.address])
-        futures = [c.submit(inc, x["x"], key="y", workers=[w.address])]
-        await w.in_gather_dep.wait()
-        data = await c.scatter({f"x{i}": bytes(100 * i) for i in range(1, 5)}, workers=[b.address])
-        for i in range(1, 5):
-            futures.append(
-                c.submit(len, data[f"x{i}"], key=f"y{i}", priority=-i, workers=[w.address])
-            )
-            await wait_for_state(f"x{i}", "fetch", w)
-        size = {key: w.tasks[key].nbytes for key in data}
+        futures = await held_fetches(c, w, b.address)
+        size = {f"x{i}": w.tasks[f"x{i}"].nbytes for i in range(1, 5)}
         before = snapshot(w)
         everything = ["x3", "x1", "x2", "x4"]
         assert w.select_keys_for_gather(b.address, "x3") == (everything, sum(size.values()))
@@ -357,15 +361,7 @@ async def test_select_keys_for_gather(c, s, a, b):
 async def test_the_machine_selects_the_same_keys(c, s, a, b):
     """What select_keys_for_gather foretells is what one transfer then brings."""
     async with HeldTransfers(s.address, nthreads=1) as w:
-        x = await c.scatter({"x": 1}, workers=[b.address])
-        futures = [c.submit(inc, x["x"], key="y", workers=[w.address])]
-        await w.in_gather_dep.wait()
-        data = await c.scatter({f"x{i}": bytes(100 * i) for i in range(1, 5)}, workers=[b.address])
-        for i in range(1, 5):
-            futures.append(
-                c.submit(len, data[f"x{i}"], key=f"y{i}", priority=-i, workers=[w.address])
-            )
-            await wait_for_state(f"x{i}", "fetch", w)
+        futures = await held_fetches(c, w, b.address)
         w.state.transfer_message_bytes_limit = sum(w.tasks[f"x{i}"].nbytes for i in (1, 2))
         foretold, _ = w.select_keys_for_gather(b.address, w.pending_data_per_worker[b.address][0])
         w.block_gather_dep.set()

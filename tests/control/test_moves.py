@@ -11,7 +11,16 @@ from distributed.utils_test import wait_for_state
 from distributed.worker_state_machine import InvalidTransition
 
 from fastworker.control.checks import STATES
-from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
+from support.in_process import (
+    ONE_WORKER,
+    HeldTransfers,
+    cluster,
+    gate,
+    heard,
+    snapshot,
+    until,
+    waiting_task,
+)
 
 
 def fail(x):
@@ -102,26 +111,18 @@ async def test_memory_to_fetch_without_a_priority(c, s, a):
 
 @cluster(nthreads=ONE_WORKER)
 async def test_to_memory_needs_a_value(c, s, a):
-    with gate("value") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address])
-        x = c.submit(inc, 1, key="x", workers=[a.address])
-        await wait_for_state("x", "ready", a)
+    async with waiting_task(c, a) as (x, _):
         before = snapshot(a)
         with pytest.raises(TypeError, match="a transition to memory needs the value"):
             a.transition("x", "memory")
         assert snapshot(a) == before
         a.transition("x", "memory", value=None)
         assert await x is None
-        g.opened.set()
-        await blocker
 
 
 @cluster(nthreads=ONE_WORKER)
 async def test_to_error_needs_an_exception(c, s, a):
-    with gate("error") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address])
-        x = c.submit(inc, 1, key="x", workers=[a.address])
-        await wait_for_state("x", "ready", a)
+    async with waiting_task(c, a) as (x, _):
         before = snapshot(a)
         with pytest.raises(TypeError, match="a transition to error needs the exception; got None"):
             a.transition("x", "error")
@@ -132,8 +133,6 @@ async def test_to_error_needs_an_exception(c, s, a):
         assert a.task_state["x"] == "error"
         with pytest.raises(ZeroDivisionError, match="by hand"):
             await x
-        g.opened.set()
-        await blocker
 
 
 @cluster(nthreads=ONE_WORKER)
@@ -155,10 +154,7 @@ async def test_error_to_waiting_tries_again(c, s, a):
 
 @cluster(nthreads=ONE_WORKER)
 async def test_ready_to_released_has_it_run_again(c, s, a):
-    with gate("again") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address])
-        x = c.submit(inc, 1, key="x", workers=[a.address])
-        await wait_for_state("x", "ready", a)
+    async with waiting_task(c, a) as (x, g):
         for finish in ("released", "forgotten", "fetch", "missing"):
             rescheduled = heard(s, "reschedule")
             a.transition("x", finish)
@@ -167,15 +163,11 @@ async def test_ready_to_released_has_it_run_again(c, s, a):
             await wait_for_state("x", "ready", a)
         g.opened.set()
         assert await x == 2
-        await blocker
 
 
 @cluster(nthreads=ONE_WORKER)
 async def test_ready_to_executing(c, s, a):
-    with gate("start") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address])
-        x = c.submit(inc, 1, key="x", workers=[a.address])
-        await wait_for_state("x", "ready", a)
+    async with waiting_task(c, a) as (x, g):
         before = snapshot(a)
         with pytest.raises(ValueError, match="'x' cannot start: every thread is taken"):
             a.transition("x", "executing")
@@ -186,23 +178,18 @@ async def test_ready_to_executing(c, s, a):
         a.state.nthreads = 1
         g.opened.set()
         assert await x == 2
-        await blocker
 
 
 @cluster(nthreads=ONE_WORKER, worker_kwargs={"resources": {"GPU": 1}})
 async def test_to_ready_and_constrained(c, s, a):
     """A task goes there by itself once its inputs are here; there is nothing to hasten."""
-    with gate("constrained") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address], resources={"GPU": 1})
-        x = c.submit(inc, 1, key="x", workers=[a.address], resources={"GPU": 1})
-        await wait_for_state("x", "constrained", a)
+    async with waiting_task(c, a, "constrained", resources={"GPU": 1}) as (x, g):
         with pytest.raises(ValueError, match=r"'x' cannot start: .* lacks resources"):
             a.transition("x", "executing")
         with pytest.raises(InvalidTransition, match="'x' :: constrained->ready"):
             a.transition("x", "ready")
         g.opened.set()
         assert await x == 2
-        await blocker
 
 
 @cluster()

@@ -20,7 +20,16 @@ from distributed.worker_state_machine import (
 )
 
 from support.failing import Refuses, fail
-from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
+from support.in_process import (
+    ONE_WORKER,
+    HeldTransfers,
+    cluster,
+    gate,
+    heard,
+    snapshot,
+    until,
+    waiting_task,
+)
 
 # add_task
 
@@ -61,17 +70,13 @@ async def test_a_heartbeat_after_a_task_added_by_hand(c, s, a):
 @cluster(nthreads=ONE_WORKER)
 async def test_add_task_in_the_scheduler_s_stead(c, s, a):
     """A run that the scheduler has assigned, reported under its own number, is believed."""
-    with gate("stead") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address])
-        x = c.submit(inc, 1, key="x", workers=[a.address])
-        await wait_for_state("x", "ready", a)
+    async with waiting_task(c, a) as (x, g):
         run_id = a.tasks["x"].run_id
         a.release_key("x", report=False)
         assert "x" not in a.tasks
         a.add_task("x", 0, {}, add, (40, 2), {}, run_id=run_id)
         g.opened.set()
         assert await x == 42
-        await blocker
 
 
 @pytest.mark.parametrize(
@@ -210,18 +215,13 @@ async def test_an_undeserialisable_task_is_reported_and_leaves_nothing(c, s, a, 
 
 @cluster(nthreads=ONE_WORKER)
 async def test_the_scheduler_believes_that_a_task_is_undeserialisable(c, s, a):
-    with gate("believe") as g:
-        blocker = c.submit(g.pass_through, key="blocker", workers=[a.address])
-        x = c.submit(inc, 1, key="x", workers=[a.address])
-        await wait_for_state("x", "ready", a)
+    async with waiting_task(c, a) as (x, _):
         run_id = a.tasks["x"].run_id
         a.release_key("x", report=False)
         a.add_task("x", 0, {}, pickle.dumps(Refuses()), run_id=run_id)
         with pytest.raises(ModuleNotFoundError, match="no such thing on this worker"):
             await x
         assert set(a.tasks) == {"blocker"}
-        g.opened.set()
-        await blocker
 
 
 @pytest.mark.parametrize("key", ["", None, ()])

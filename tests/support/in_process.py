@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import distributed
-from distributed.utils_test import BlockedGatherDep, async_poll_for, gen_cluster
+from dask.utils_test import inc
+from distributed import Client, Future
+from distributed.utils_test import BlockedGatherDep, async_poll_for, gen_cluster, wait_for_state
 
 import fastworker
 
@@ -60,6 +62,24 @@ def gate(name: str) -> Iterator[Gate]:
     finally:
         it.opened.set()
         Gate._gates.pop(name)
+
+
+@asynccontextmanager
+async def waiting_task(
+    client: Client, worker: fastworker.Worker, state: str = "ready", **options: Any
+) -> AsyncIterator[tuple[Future, Gate]]:
+    """A task ``x`` of value 2 in that state, behind another one that the gate holds up.
+
+    ``options`` of both tasks are those of ``Client.submit``.
+    """
+    options["workers"] = [worker.address]
+    with gate("blocker") as blocking:
+        blocker = client.submit(blocking.pass_through, key="blocker", **options)
+        x = client.submit(inc, 1, key="x", **options)
+        await wait_for_state("x", state, worker)
+        yield x, blocking
+        blocking.opened.set()
+        await blocker
 
 
 def heard(server: distributed.Scheduler | fastworker.Worker, op: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 from distributed import Client, get_task_stream, performance_report, span, wait
 
-from fastworker.demo.launcher import START_TIMEOUT, Kind, wait_for
+from fastworker.demo.launcher import Kind, wait_for
 from support.cluster import observed_job
 from support.cluster.launcher import Launcher
 
@@ -61,8 +61,7 @@ def observe(launcher: Launcher, kind: Kind, directory: Path) -> Observations:
     for name, nthreads in WORKERS.items():
         options = [f"--nthreads={nthreads}", "--no-nanny", f"--name={name}"]
         launcher.worker(scheduler.address, *options, kind=kind, env=CONFIG)
-    with Client(scheduler.address, timeout=START_TIMEOUT) as client:
-        launcher.await_workers(client, len(WORKERS))
+    with launcher.client(scheduler, len(WORKERS)) as client:
         return _observe(client, directory)
 
 
