@@ -9,7 +9,8 @@
 #
 # The wheel is built from a copy of the sources, so that nothing is left in them and nothing that
 # lies about in them (an older build) gets into it. It is kept in .venv-wheels and used again for
-# the same sources and interpreter. Environment: PYTHON, and what setup.py reads.
+# the same sources and interpreter. Environment: PYTHON, what setup.py reads, and SDIST, an sdist of
+# these very sources to build from instead.
 
 die() {
     echo "$(basename "$0"): $*" >&2
@@ -75,6 +76,22 @@ sources_sum() {
     ) | cksum | tr -d ' '
 }
 
+# copy_sources FOLDER: what a wheel is made of, without what a build has left there
+copy_sources() {
+    mkdir -p "$1"
+    if [ -n "${SDIST:-}" ]; then
+        tar -xzf "$SDIST" --strip-components 1 -C "$1"
+        return
+    fi
+    for item in fastworker setup.py pyproject.toml README.md LICENSE MANIFEST.in; do
+        cp -R "$ROOT/$item" "$1/"
+    done
+    find "$1" -name '*.so' -exec rm -f {} +
+    find "$1" -name '*.pyx' | while read -r source; do
+        rm -f "${source%.pyx}.c"
+    done
+}
+
 # build_wheel VENV: sets WHEEL, a wheel for the interpreter of VENV
 build_wheel() {
     tag=$("$1/bin/python" -c 'if True:
@@ -85,15 +102,8 @@ build_wheel() {
         [ ! -f "$WHEEL" ] || return 0
     done
     say "building fastworker for $tag"
-    rm -rf "$ROOT/.venv-wheels/$tag-"* "$wheels.sources"
-    mkdir -p "$wheels.sources"
-    for item in fastworker setup.py pyproject.toml README.md LICENSE MANIFEST.in; do
-        cp -R "$ROOT/$item" "$wheels.sources/"
-    done
-    find "$wheels.sources" -name '*.so' -exec rm -f {} +
-    find "$wheels.sources" -name '*.pyx' | while read -r source; do
-        rm -f "${source%.pyx}.c"
-    done
+    rm -rf "$ROOT/.venv-wheels/$tag-"*
+    copy_sources "$wheels.sources"
     "$1/bin/python" -m pip wheel -qq --disable-pip-version-check --no-deps \
         --wheel-dir "$wheels.new" "$wheels.sources"
     rm -rf "$wheels.sources"
