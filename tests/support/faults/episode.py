@@ -49,8 +49,7 @@ STOCK = re.compile(
 """Faults of distributed's scheduler and client, which no worker can mend."""
 
 #: What the harness itself writes into the working directory of the processes.
-OWN_FILES = ("scheduler-", "fastworker-", "worker-class-", "stock-", "tmp", "scratch", "count-")
-OWN_FILES += ("let-go-",)
+OWN_FILES = ("scheduler", "worker", "tmp", "scratch", "count-", "let-go-")
 
 
 class HangError(Exception):
