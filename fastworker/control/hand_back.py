@@ -27,12 +27,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import distributed
-from dask.utils import key_split
 from distributed.core import Status
 from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import Steering, locked, new_stimulus_id, users
+from fastworker.core.counters import prefix_of
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -110,7 +110,7 @@ class HandBack(Steering):
 
 def _described(keys: list[Key]) -> str:
     """The number of tasks of each kind."""
-    kinds = Counter(key_split(key) for key in keys).most_common()
+    kinds = Counter(prefix_of(key) for key in keys).most_common()
     named = [f"{n} {kind}" for kind, n in kinds[:NAMED_KINDS]]
     if kinds[NAMED_KINDS:]:
         named.append(f"{sum(n for _, n in kinds[NAMED_KINDS:])} others")

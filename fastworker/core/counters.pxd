@@ -18,4 +18,4 @@ cdef class TaskCounter:
     cdef PrefixCounts of_key(self, object key)
 
 
-cdef object prefix_of(object key)
+cpdef object prefix_of(object key)

@@ -3,6 +3,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+def prefix_of(key: Any) -> str: ...
+def known_prefixes() -> int: ...
+
 class PrefixCounts:
     def __new__(cls, prefix: str) -> Self: ...
     @property

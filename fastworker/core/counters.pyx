@@ -11,39 +11,56 @@ from dask.utils import key_split
 from fastworker.core.clock cimport monotonic
 from fastworker.core.states cimport N_STATES, NONE, state_code, state_name
 
-cdef dict STEMS = {}  # what comes before a key's last "-" -> its prefix
+# `key_split` without its cache, which keeps the last 100,000 keys, 20 MB of them, though nearly
+# every key is new
+cdef object split = getattr(key_split, "__wrapped__", key_split)
+
+# The part of a key that decides its prefix -> the prefix. All workers of a process share it.
+# Guarded by the GIL: one operation at a time, and exact strings run no Python code.
+cdef dict PREFIXES = {}
 cdef enum:
-    MAX_STEMS = 10_000
+    MAX_PREFIXES = 1_000
 
 
-cdef object prefix_of(object key):
-    """`dask.utils.key_split(key)`.
+cdef Py_ssize_t length_of_stem(str name) noexcept:
+    """How much of a key decides its prefix: all that comes before the first word with a digit.
 
-    Nearly every key is new, which makes key_split's cache of no use, but it comes from few
-    collections: where the last word of a key holds a digit, all before it decides the prefix.
+    Words stand between dashes. The very first counts whole, digits or not.
     """
-    cdef object name = key
-    cdef Py_ssize_t dash, i
-    if type(name) is tuple and name:
-        name = (<tuple>name)[0]
-    if type(name) is not str:
-        return key_split(key)
-    dash = (<str>name).rfind("-")
-    if dash < 0:
-        return key_split(name)
-    for i in range(dash + 1, len(<str>name)):
-        if u"0" <= (<str>name)[i] <= u"9":
-            break
-    else:
-        return key_split(name)
-    stem = (<str>name)[:dash]
-    prefix = STEMS.get(stem)
+    cdef Py_ssize_t i, n = len(name), dash = -1
+    cdef Py_UCS4 c
+    for i in range(n):
+        c = name[i]
+        if c == u"-":
+            dash = i
+        elif dash >= 0 and u"0" <= c <= u"9":
+            return dash
+    return n
+
+
+cpdef object prefix_of(object key):
+    """`dask.utils.key_split(key)`, from a memory of stems: they are few, where keys are many."""
+    cdef Py_ssize_t length
+    while type(key) is tuple and key:
+        key = (<tuple>key)[0]
+    if type(key) is bytes:
+        key = (<bytes>key).decode()
+    if type(key) is not str:
+        return split(key)
+    length = length_of_stem(key)
+    stem = key if length == len(<str>key) else (<str>key)[:length]
+    prefix = PREFIXES.get(stem)
     if prefix is None:
-        if len(STEMS) >= MAX_STEMS:
-            STEMS.clear()
-        prefix = key_split(name)
-        STEMS[stem] = prefix
+        prefix = split(stem)
+        if len(PREFIXES) >= MAX_PREFIXES:
+            PREFIXES.clear()
+        PREFIXES[stem] = prefix
     return prefix
+
+
+def known_prefixes():
+    """How many stems of keys this process remembers."""
+    return len(PREFIXES)
 
 
 cdef class PrefixCounts:

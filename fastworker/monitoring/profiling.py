@@ -8,10 +8,10 @@ from collections.abc import Collection, Hashable
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
-from dask.utils import key_split
 from distributed import profile
 from distributed.metrics import time
 
+from fastworker.core.counters import prefix_of
 from fastworker.monitoring.stacks import FrameCopy, copy_stacks
 
 #: The frames that stand right below those of a task, by how the names of their files end: of what
@@ -51,7 +51,7 @@ class Profiling:
             native = profile.ll_get_stack(ident) if self.low_level_profiler else None
             top = _add(self.profile_recent, stack)
             profile.llprocess(native, None, top)
-            _add(self.profile_keys[key_split(key)], stack)
+            _add(self.profile_keys[prefix_of(key)], stack)
         self.digest_metric("profile-duration", time() - start)
 
     def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import pickle
+import random
 import sys
 import time
+import uuid
 import weakref
 
 import dask
@@ -21,6 +23,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import TaskState, WorkerState
+from fastworker.core.counters import known_prefixes, prefix_of
 from fastworker.core.log import TransitionLog
 
 
@@ -155,6 +158,23 @@ KEYS = [
 def test_prefix_is_dasks(key: object) -> None:
     for _ in range(2):  # the second time from memory
         assert TaskState(key).prefix == key_split(key)
+
+
+def test_keys_leave_nothing_where_their_prefixes_are_remembered() -> None:
+    """dask's `key_split` keeps the last 100,000 keys, and they are part of the worker's memory."""
+    rng = random.Random(0)
+    before, known = key_split.cache_info(), known_prefixes()
+    for i in range(2000):
+        unique = uuid.UUID(int=rng.getrandbits(128))
+        assert prefix_of(f"of-one-task-{unique}") == "of-one-task"
+        assert prefix_of((f"of-one-graph-{unique.hex}", i)) == "of-one-graph"
+        assert prefix_of(f"of-one-map-{unique}-{i}") == "of-one-map"
+    assert known_prefixes() <= known + 20  # now and then an id begins with a word of letters alone
+    for i in range(2000):
+        for key in (rng.randbytes(16).hex(), f"<an object at {i}>", i, (i, 0), f"x{i}".encode()):
+            prefix_of(key)
+        assert known_prefixes() <= 1000
+    assert key_split.cache_info() == before
 
 
 def test_counts_follow_the_states() -> None:

@@ -10,6 +10,7 @@ import weakref
 
 import dask
 import pytest
+from dask.utils import key_split
 from distributed import get_worker, profile, secede
 
 from fastworker.monitoring.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
@@ -115,7 +116,9 @@ async def test_call_stacks_of_running_tasks(c, s, a):
             assert any("in pass_through" in frame for frame in stack)
         assert set(a.get_call_stack(keys=["y", "nobody"])) == {"y"}
         before = a.profile_recent["count"], a.profile_keys["x"]["count"]
+        remembered = key_split.cache_info()
         a.trigger_profile()
+        assert key_split.cache_info() == remembered  # it is not asked, for it keeps every key
         assert a.profile_recent["count"] >= before[0] + 2
         assert a.profile_keys["x"]["count"] >= before[1] + 1
     await c.gather([x, y])
