@@ -32,6 +32,8 @@ CONFIG = {
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.02",  # 10 MB: large results are spilled
     # So that logs are full soon. The slowest are those of the profiler: a tree of stacks a second
     "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100",
+    # By default an hour of the figures of the process, twice a second: 2 MB
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__LOG_LENGTH": "100",
 }
 PATIENCE = 120.0
 """Seconds after which something that does not happen is an error."""

@@ -21,7 +21,7 @@ Figures = MutableMapping[Hashable, float]
 
 #: How many names there may be before the figures of spans that are over are put together. A name
 #: takes some 900 bytes in all.
-MANY_NAMES = 4096
+MANY_NAMES = 1024
 
 
 def is_of_a_span(name: Hashable) -> TypeGuard[tuple[Hashable, ...]]:
