@@ -23,12 +23,14 @@ def cluster(
     name: str,
     workers: Sequence[Kind],
     *options: str,
+    worker_options: Sequence[str] = (),
     memory_limit: str | None = None,
 ) -> Iterator[Client]:
     """A client of a scheduler of its own with these workers, which are called w0, w1, ...
 
     Each worker has one thread, and a nanny if there is a memory limit. ``options`` are the
-    scheduler's. What the processes write goes to ``directory``/``name``.
+    scheduler's, ``worker_options`` those of each worker. What the processes write goes to
+    ``directory``/``name``.
     """
     directory = directory / name
     directory.mkdir()
@@ -36,9 +38,8 @@ def cluster(
     with Launcher(directory) as launcher:
         scheduler = launcher.scheduler("--no-dashboard", *options)
         for i, kind in enumerate(workers):
-            launcher.worker(
-                scheduler.address, "--name", f"w{i}", "--nthreads", "1", *nanny, kind=kind
-            )
+            own = ["--name", f"w{i}", "--nthreads", "1", *nanny, *worker_options]
+            launcher.worker(scheduler.address, *own, kind=kind)
         with launcher.client(scheduler, len(workers), set_as_default=False) as client:
             with client.as_current():
                 yield client
