@@ -1,8 +1,8 @@
 """A Cython-accelerated worker for Dask clusters.
 
-``fastworker.Worker`` stands wherever ``distributed.Worker`` does. Importing this package is
-cheap: ``distributed`` and the compiled modules load when ``Worker`` is first asked for, and the
-subpackages ``comm``, ``core`` and ``scheduler`` when they are.
+Use ``fastworker.Worker`` in the place of ``distributed.Worker``. Importing this package is cheap:
+``Worker``, ``Nanny`` and the subpackages ``comm``, ``core`` and ``scheduler`` load, with
+``distributed`` and the compiled modules, when they are first accessed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _MODULES = {
     "Nanny": "fastworker.nanny",
     "Worker": "fastworker.worker",
     "shutdown": "fastworker.worker",
-    # What Dask looks for with `--preload fastworker`, which means the one module that can be
-    # preloaded.
+    # Dask calls these for `--preload fastworker`, which means `--preload fastworker.scheduler`.
     "dask_setup": "fastworker.scheduler",
     "dask_teardown": "fastworker.scheduler",
 }

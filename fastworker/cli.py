@@ -1,7 +1,6 @@
 """The ``fastworker`` command: ``dask worker`` with another default, and ``fastworker demo``.
 
-The options are read off distributed's own command when this one starts, so that both always
-take the same ones.
+The options are read from distributed's command at the start, so that both always have the same.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def _adapted(param: click.Parameter) -> click.Parameter:
 
 
 def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
-    """Distributed's way of starting workers, with a line for an error that a user can make."""
+    """distributed's callback that starts workers, with one line for each error of a user."""
 
     @functools.wraps(start)
     def start_workers(**options: Any) -> None:
@@ -83,10 +82,10 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(str(error)) from error
         except RuntimeError as error:
             if told_by_signal():
-                # Nothing more to say about a nanny that waited for its scheduler, or its worker
+                # A signal ended a nanny that waited for its scheduler or worker: no error
                 logger.debug("Ended while starting", exc_info=True)
                 return
-            # "Worker failed to start": what matters is why.
+            # distributed's message is "Worker failed to start"; the user needs the causes
             if error.__cause__ is None:
                 raise
             logger.debug("Could not start", exc_info=True)
@@ -97,9 +96,9 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def _our_nannies() -> Iterator[None]:
-    """Have distributed's command start nannies of fastworker.
+    """Have distributed's command start fastworker's nannies.
 
-    Why a patch: it has an option for the class of the workers, and none for that of the nannies.
+    Why a patch: the command has an option for the class of workers, and none for that of nannies.
     """
     from distributed.cli import dask_worker
 
@@ -126,8 +125,8 @@ def _our_nannies() -> Iterator[None]:
 def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
     """Wait until the scheduler has written its file, if there is to be one.
 
-    Workers and nannies wait for it too, but on the event loop, so that asyncio cannot act on the
-    first Ctrl-C. By then distributed would have written the file with the process's number.
+    Workers and nannies wait for it too, but block the event loop, so that the first Ctrl-C has no
+    effect. distributed writes the --pid-file before that, so this does too.
     """
     from dask.utils import parse_timedelta
     from distributed.utils import json_load_robust
@@ -143,8 +142,10 @@ def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
 
 
 def _check_scheduler(options: dict[str, Any]) -> None:
-    """A scheduler must be named, and its address must make sense. Whether it is there, and even
-    whether its host is known, may change while the worker waits for it."""
+    """Raise ClickException unless a scheduler is named, with a well-formed address.
+
+    The scheduler and its host need not exist yet: the worker waits for them.
+    """
     import dask
     from distributed.comm import get_address_host_port
     from distributed.comm.registry import backends, get_backend
@@ -176,7 +177,7 @@ def _check_scheduler(options: dict[str, Any]) -> None:
 
 
 def _check_values(options: dict[str, Any]) -> None:
-    """Name the option where distributed would only say what Python makes of its value."""
+    """Raise ClickException, naming the option, for a bad value: distributed's error does not name it."""
     from distributed.utils import parse_ports
 
     parsers: dict[str, Callable[[str], object]] = {
@@ -235,7 +236,7 @@ def _parse_resources(text: str) -> None:
 
 
 def _taken(error: BaseException, options: dict[str, Any]) -> str:
-    """Which options ask for a port that another process has, if that is the error."""
+    """The options that ask for a port, if the error is that another process has it."""
     cause = error.__cause__
     if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
         return ""
@@ -253,7 +254,7 @@ def _with_causes(error: BaseException | None) -> str:
 
 
 def _demo_command() -> click.Command:
-    """The command of the demo, or one line about the package that it needs and that is missing."""
+    """The command of the demo. Exits with one line if a package that it needs is missing."""
     try:
         from fastworker.demo import demo_command
     except ModuleNotFoundError as error:

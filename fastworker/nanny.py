@@ -20,7 +20,7 @@ from fastworker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny")
 
-#: Seconds that the command gives its nannies to close after a signal; see ``Nanny.close``.
+#: Seconds that distributed's command gives its nannies to close after a signal; see ``Nanny.close``.
 SIGNAL_TIMEOUT = 10.0
 
 ENDING = (Status.closing, Status.closed, Status.failed)
@@ -29,20 +29,20 @@ ENDING = (Status.closing, Status.closed, Status.failed)
 class Nanny(distributed.Nanny):
     """``distributed.Nanny`` that starts a ``fastworker.Worker`` in its child process.
 
-    Takes what ``distributed.Nanny`` takes. ``LocalCluster(worker_class=fastworker.Nanny)`` is a
-    cluster of worker processes; ``dask worker --worker-class fastworker.Worker`` makes a stock
-    nanny with the same worker. Raises TypeError where another nanny makes it as its worker.
+    Takes the arguments of ``distributed.Nanny``. ``LocalCluster(worker_class=fastworker.Nanny)`` is
+    a cluster of worker processes; ``dask worker --worker-class fastworker.Worker`` makes a stock
+    nanny with the same worker. Raises TypeError if another nanny makes it as its worker.
     """
 
-    #: Those of this process; all of them are in the thread of one event loop that ends with them.
+    #: The nannies of this process, all on one event loop. Only its thread reads and writes the set.
     _alive: ClassVar[weakref.WeakSet[Nanny]] = weakref.WeakSet()
 
     def __init__(
         self, *args: Any, worker_class: type[distributed.Worker] | None = None, **kwargs: Any
     ) -> None:
         if "nanny" in kwargs:
-            # What a nanny calls its worker class with. distributed's only says that daemonic
-            # processes have no children.
+            # A nanny passes this to its worker class. distributed's error would only say that
+            # daemonic processes have no children.
             raise TypeError(
                 "a nanny cannot be the worker of another; as the worker class of a command, name "
                 "fastworker.Worker: its nanny comes by itself"
@@ -55,8 +55,8 @@ class Nanny(distributed.Nanny):
         end_in_time_after_signals(
             "Nanny", 2 * SIGNAL_TIMEOUT, asyncio.get_running_loop(), _kill_workers
         )
-        # The nanny looks for the scheduler before it starts a worker. Later it is the worker that
-        # waits, and says so.
+        # The nanny connects to the scheduler before it starts a worker. Later the worker waits for
+        # it, and logs that.
         waiting = asyncio.create_task(
             say_what_it_waits_for(
                 logger, self.scheduler.address, self.connection_args, self._connects
@@ -72,14 +72,14 @@ class Nanny(distributed.Nanny):
         """Stop the worker process; see ``distributed.Nanny.kill``."""
         process = self.process
         if process and process.status == Status.starting and process.running.is_set():
-            # distributed does not notice that a start was cancelled, as it is at the death timeout,
-            # and fails an assertion here
+            # The death timeout cancels a start; distributed does not notice, and would fail an
+            # assertion here
             process.status = Status.failed
         await super().kill(timeout=timeout, reason=reason)
 
     def _connects(self) -> bool:
-        """Whether a connection is being made; True if distributed does not tell any more, which
-        has no public name for it."""
+        """Whether a connection is being made. distributed has no public name for it; True if it has
+        dropped the private one."""
         return getattr(self.rpc, "_n_connecting", 1) > 0
 
     async def close(self, timeout: float = 5, reason: str = "nanny-close") -> Literal["OK"]:
@@ -88,13 +88,13 @@ class Nanny(distributed.Nanny):
         Parameters
         ----------
         timeout
-            Seconds that the worker process may take, before it is killed, and then once more.
+            Seconds for the worker process to end, and then once more after it has been killed.
         reason
             For the logs.
         """
         others = [nanny for nanny in self._alive if nanny is not self]
         if self.status not in ENDING and all(nanny.status in ENDING for nanny in others):
-            # Not before the last one: `fastworker` has all its nannies in one process.
+            # Only with the last nanny: `fastworker` has all its nannies in one process.
             end_in_time(
                 f"Nanny at {self.address_safe} (reason: {reason})",
                 2 * timeout,

@@ -1,6 +1,6 @@
-"""The defaults: Dask's configuration learns of them when this module is imported.
+"""The defaults, which importing this module adds to Dask's configuration.
 
-The keys, their units and their defaults stand in ``fastworker/fastworker.yaml``.
+``fastworker/fastworker.yaml`` has the keys, their units and their defaults.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ COMM = "fastworker.comm"
 DEFAULTS: dict[str, Any]
 (DEFAULTS,) = dask.config.collect_yaml([str(Path(__file__).parents[1] / "fastworker.yaml")])
 
-#: What the user had put where a section of ours belongs, by the section's key. Dask drops it for
-#: the sake of the section's defaults when it learns of them.
+#: Values that the user has set where a section belongs, by the section's key. Dask drops them when
+#: it gets the section's defaults.
 displaced: dict[str, Any] = {}
 
 
@@ -31,7 +31,7 @@ def _add_defaults() -> None:
             displaced[f"fastworker.{name}"] = value
     dask.config.update_defaults(DEFAULTS)
     if isinstance(displaced.get(COMM), str):
-        # The one that is right as it is, see `fastworker.config.comm_choice`
+        # The one section that may be a word, see `fastworker.config.comm_choice`
         dask.config.set({COMM: displaced.pop(COMM)})
 
 

@@ -1,20 +1,20 @@
-"""The loggers of what only fastworker has to say.
+"""The loggers of lines that only fastworker has.
 
-What distributed's worker says too goes to distributed's loggers, where people look for it.
+Lines that distributed's worker has too go to distributed's loggers, where users look for them.
 """
 
 from __future__ import annotations
 
 import logging
 
-# It sets the loggers up as Dask's configuration says, those named ``fastworker`` there included.
+# Sets up loggers as Dask's configuration says, those named ``fastworker`` included.
 import distributed.config  # noqa: F401
 
 _ROOT = logging.getLogger("fastworker")
 
 if _ROOT.level == logging.NOTSET and not _ROOT.handlers:
-    # The user has said nothing about it. So it goes where distributed's lines go, in their format
-    # and from their level on, and is silent where LocalCluster(silence_logs=) silences those.
+    # Not configured by the user: its lines go where distributed's go, in their format and from
+    # their level on, and LocalCluster(silence_logs=) silences both.
     _ROOT.parent = logging.getLogger("distributed")
 
 

@@ -1,4 +1,5 @@
-"""Readers of values: each returns a value in its unit, or says in a ValueError what it must be."""
+"""Readers of values: each returns a value in its unit, or raises a ValueError that says what it
+must be."""
 
 from __future__ import annotations
 

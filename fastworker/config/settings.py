@@ -61,7 +61,7 @@ _WORKER_READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def worker_setting(name: str) -> Any:
-    """``fastworker.worker.<name>``, times in seconds; ValueError, naming the key, for a bad one."""
+    """``fastworker.worker.<name>``, times in seconds. Raises ValueError, naming the key."""
     value = dask.config.get(f"{WORKER}.{name}", DEFAULTS["fastworker"]["worker"][name])
     try:
         return _WORKER_READERS[name](value)
@@ -96,7 +96,7 @@ def _read_comm(key: str, read: Callable[[Any], Any], default: Any) -> Any:
 def number_of_threads(value: Any) -> int:
     """``nthreads`` of a worker as an int.
 
-    Raises TypeError or ValueError, which name it, for what is no whole number or negative.
+    Raises TypeError for a value that is no number, ValueError for a fraction or a negative number.
     """
     whole = value.is_integer() if isinstance(value, float) else hasattr(value, "__index__")
     if not whole:

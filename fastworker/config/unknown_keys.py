@@ -1,7 +1,7 @@
-"""Warnings about what stands under ``fastworker:`` in Dask's configuration and means nothing.
+"""Warnings about keys under ``fastworker:`` in Dask's configuration that do not exist.
 
-What is known is what ``fastworker.yaml`` has. Values never get into a warning: whatever a user has
-put into the wrong place may be a secret.
+The keys of ``fastworker.yaml`` exist. A warning never has a value: it may be a secret in the wrong
+place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastworker.config.logs import get_logger
 logger = get_logger("config")
 
 SECTION = "fastworker"
-#: How alike two names must be for one to be taken for the other, from 0 to 1.
+#: From 0 to 1: how alike two names must be for the warning to suggest one for the other.
 ALIKE = 0.6
 
 #: Keys that this process has warned of. A key is added in one operation; two threads that find
@@ -27,7 +27,7 @@ _warned: set[str] = set()
 
 
 def warn_of_unknown_keys() -> None:
-    """Log a warning for each key that does not exist; once in a process for each."""
+    """Log a warning for each key that does not exist, once in a process."""
     given = dask.config.get(SECTION, None)
     for key, complaint in (
         *_complaints(given, DEFAULTS[SECTION], SECTION),
@@ -39,7 +39,7 @@ def warn_of_unknown_keys() -> None:
 
 
 def _complaints(given: Any, known: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]]:
-    """Each key below a section that means nothing, and what to say about it."""
+    """Each key below a section that does not exist, and the warning about it."""
     if given is None or (section == COMM and isinstance(given, str)):
         return
     if not isinstance(given, Mapping):

@@ -70,13 +70,13 @@ class Cluster:
         return link
 
     def cpu_seconds(self) -> float:
-        """What all workers and their children have spent until now, user and system time."""
+        """CPU time of all workers and their children so far, user and system, in seconds."""
         total = 0.0
         for worker in self.workers:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(worker.pid)
                 times = process.cpu_times()
-                # Children that ended are in the parent's account, the living in their own.
+                # The parent's times include children that have ended; those that live have their own.
                 total += times.user + times.system
                 total += times.children_user + times.children_system
                 for child in process.children(recursive=True):
@@ -99,7 +99,7 @@ class Cluster:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What keeps a cluster from working is an error of the demo that names the cluster."""
+        """Turn an error of a process into a DemoError that names the cluster."""
         try:
             yield
         except (ProcessEnded, TimeoutError) as error:
@@ -107,7 +107,7 @@ class Cluster:
 
 
 def _environment() -> dict[str, str]:
-    """What processes need besides: this package importable, one thread per BLAS call."""
+    """Variables for the processes: this package importable, one thread per BLAS call."""
     environment: dict[str, str] = {}
     package = str(Path(fastworker.__file__).resolve().parents[1])
     if package not in {*site.getsitepackages(), site.getusersitepackages()}:

@@ -182,7 +182,7 @@ def _progress(console: Console, counted: bool) -> Progress:
         *([TimeElapsedColumn()] if counted else []),
         console=console,
         transient=True,
-        # Elsewhere than in a terminal the lines that follow say it all.
+        # Without a terminal, only the lines that follow.
         disable=not console.is_terminal,
     )
 

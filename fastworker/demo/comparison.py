@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took: seconds of time, and of all workers' CPU."""
+    """What one stage took: wall time and CPU time of all workers, in seconds."""
 
     wall: float
     cpu: float
@@ -71,7 +71,7 @@ def measure(stage: Stage, cluster: Cluster, timeout: float) -> Cost:
     """Run a stage with nothing beside it and check its results. Raises DemoError."""
     cpu = cluster.cpu_seconds()
     start = time.monotonic()
-    # There is a client for each cluster, and what is not told which one takes the current one.
+    # Each cluster has a client; code that is not told which one takes the current one.
     with cluster.client.as_current():
         futures = stage.start(cluster.client)
         while True:
@@ -96,9 +96,9 @@ def compare(
 ) -> dict[tuple[str, str], Cost]:
     """The costs of every stage on every cluster, by names (stage, cluster); raises DemoError.
 
-    The clusters take turns, stage by stage, and the first one to go changes from round to round,
-    so that whatever else the machine does meets all alike. The lower of two figures counts, the
-    median of more. ``begin`` is called with the number of each round, from 1, before it, ``step``
+    The clusters take turns, stage by stage, and the first one to go changes from round to round, so
+    that other load on the machine meets all alike. The lower of two figures counts, the median of
+    more. ``begin`` is called with the number of each round, from 1, before it, ``step``
     after each measurement.
     """
     costs: dict[tuple[str, str], list[Cost]] = {}

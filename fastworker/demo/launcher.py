@@ -49,7 +49,7 @@ def wait_for(condition: Callable[[], object], timeout: float, what: str) -> None
         time.sleep(0.05)
 
 
-# Loaded here, for little is safe to call between a fork and the exec that follows it.
+# Loaded here: between a fork and the exec that follows it, loading a library is not safe.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 

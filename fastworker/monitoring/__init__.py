@@ -1,1 +1,1 @@
-"""What a worker tells of itself: heartbeats, figures, profiles, pages, its state in the log."""
+"""What a worker reports about itself: heartbeats, figures, profiles, pages, its state in the log."""

@@ -1,4 +1,4 @@
-"""What a worker leaves in the log that closes because its state is broken: for a bug report."""
+"""The dump that a worker logs when it closes because its state is broken: for a bug report."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fastworker._version import __version__
 if TYPE_CHECKING:
     from fastworker.core import TaskState, WorkerState
 
-#: For what stock has no word for.
+#: For lines that distributed does not have.
 logger = logging.getLogger("fastworker.state")
 
-#: How much of everything to tell: tasks, entries of logs, characters of an entry.
+#: Limits of a dump: tasks, entries of each log, characters of an entry.
 MAX_TASKS = 20
 MAX_ENTRIES = 30
 MAX_CHARS = 500
 
 
 def log_state(state: WorkerState, error: Exception, keys: Iterable[Key]) -> None:
-    """Log why the worker closes, with a `dump`; the error itself is logged by distributed."""
+    """Log why the worker closes, with a `dump`. distributed logs the error itself."""
     logger.critical(
         "The worker closes, since its state is broken (%s). For a report of the bug:\n%s",
         type(error).__name__,
@@ -36,15 +36,18 @@ def log_state(state: WorkerState, error: Exception, keys: Iterable[Key]) -> None
 
 
 def dump(state: WorkerState, keys: Iterable[Key] = ()) -> str:
-    """The state of the tasks concerned and how it came about, as text.
+    """The state of the tasks concerned and their last transitions, as text.
+
+    It has no code, inputs or results of tasks.
 
     Parameters
     ----------
     state
-        Of the worker. It may be inconsistent: what cannot be told is left out, and said to be.
+        The worker's state. It may be inconsistent: the dump names each part that cannot be read,
+        and leaves it out.
     keys
-        Of tasks that the error is about, as far as is known; the tasks that run, and what they
-        depend on, are told of in any case. Nothing of their code, inputs or results is.
+        Tasks that the error is about, as far as is known. Tasks that run, and their inputs, are in
+        the dump in any case.
     """
     return "\n".join(
         [

@@ -1,7 +1,7 @@
-"""The worker's dashboard, which loads when somebody looks at it.
+"""The worker's dashboard, which loads at the first request for one of its pages.
 
-Bokeh and what draws the pages are a fifth of an idle worker's memory and half of the time that it
-takes to start, and few workers are ever looked at: their figures are on the scheduler's dashboard.
+Bokeh and the code of the pages take a fifth of an idle worker's memory and half of the time that it
+takes to start. Few workers are ever asked for a page: the scheduler's dashboard has their figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("distributed.worker")
 
-#: What distributed passes to bokeh. It is as configured when the worker started.
+#: The settings that distributed passes to bokeh, as configured when the worker started.
 SETTINGS = "distributed.scheduler.dashboard.bokeh-application"
 
 
@@ -39,13 +39,13 @@ class Dashboard:
         http_server: Any
 
     def start_http_server(self, *args: Any, **kwargs: Any) -> None:
-        """Serve the worker's pages. Distributed would load the dashboard right after this."""
+        """Serve the worker's pages. distributed would load the dashboard right after this call."""
         super().start_http_server(*args, **kwargs)  # type: ignore[misc]
         if self._dashboard:
             self._dashboard = False
             pages = LatePages(self)
             self.http_application.add_application(pages)
-            # Before distributed's own, which asks the applications for their pages there and then
+            # Before distributed's own handler, which reads the pages without waiting for them
             router = self.http_application.default_router
             sitemap = Rule(PathMatches("/sitemap.json"), LateSitemap, {"pages": pages})
             router.rules.insert(0, router.process_rule(sitemap))
@@ -54,8 +54,9 @@ class Dashboard:
 class LatePages:
     """Holds the dashboard's place among the applications of the worker's HTTP server.
 
-    It is asked for the pages that the worker itself does not have. Then it puts the dashboard where
-    it was, or nothing if bokeh is not installed. Belongs to the thread of the event loop.
+    The server asks it for pages that the worker itself does not have. At the first such request it
+    puts the dashboard into its place, or an empty application if bokeh is not installed. Belongs to
+    the thread of the event loop.
     """
 
     def __init__(self, worker: Dashboard) -> None:
@@ -67,12 +68,12 @@ class LatePages:
         return LateHandler(self, request)
 
     async def handler(self, request: HTTPServerRequest) -> Any:
-        """What the worker's server makes of a request once the dashboard is in its place."""
+        """The server's handler for a request, found once the dashboard is in its place."""
         await self.load()
         return self._worker.http_application.find_handler(request)
 
     async def load(self) -> None:
-        """Put the dashboard in its place. A thread imports it meanwhile, for a second or more."""
+        """Put the dashboard into its place. A thread imports it, for a second or more."""
         await asyncio.get_running_loop().run_in_executor(None, _import_dashboard)
         if self._loaded:
             return  # by another request
@@ -104,9 +105,9 @@ class LateSitemap(DirectoryHandler):
 
 
 class LateHandler(HTTPMessageDelegate):
-    """Stands for the handler of one request until that is known."""
+    """Stands for the handler of one request until the dashboard is loaded."""
 
-    #: distributed asks for it, to tell a page from the answer that there is none.
+    #: distributed reads it to tell a page from a "not found" answer.
     handler_class = RequestHandler
 
     def __init__(self, pages: LatePages, request: HTTPServerRequest) -> None:
@@ -137,5 +138,7 @@ class LateHandler(HTTPMessageDelegate):
 
 
 def _import_dashboard() -> None:
-    with contextlib.suppress(ImportError):  # no bokeh, or none that distributed can do with
+    with contextlib.suppress(
+        ImportError
+    ):  # no bokeh, or a version that distributed does not support
         importlib.import_module("distributed.dashboard.worker")

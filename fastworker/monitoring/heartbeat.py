@@ -1,4 +1,4 @@
-"""The heartbeat, by which the scheduler knows that the worker lives and how it is."""
+"""The heartbeat: tells the scheduler that the worker lives, and its figures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ logger = logging.getLogger("distributed.worker")
 class Heartbeat:
     """A mixin of ``fastworker.Worker``.
 
-    What ``distributed.Worker`` says is read off its state bit by bit, and to find a task there and
-    gone in the next moment closes the worker. Here threads that run tasks let go of them too.
+    ``distributed.Worker.heartbeat`` looks up a task twice, and closes the worker if the task is
+    gone the second time. Here threads that run tasks remove them at any time, so each is looked up
+    once.
     """
 
     if TYPE_CHECKING:
@@ -40,11 +41,15 @@ class Heartbeat:
         def _update_latency(self, latency: float) -> None: ...
 
     async def heartbeat(self) -> None:
-        """Tell the scheduler how the worker is, and learn the time from it.
+        """Send the worker's figures to the scheduler, and take over its clock and interval.
 
-        Closes the worker if the scheduler does not know it, and raises, after closing it too,
-        what goes wrong here. That the scheduler does not answer is logged. The lines of the log are
-        stock's, as there are those who look for them.
+        As ``distributed.Worker.heartbeat``, with the same log lines. Closes the worker if the
+        scheduler does not know it. A failure to reach the scheduler is logged.
+
+        Raises
+        ------
+        Exception
+            Any error but OSError, after the worker has been closed.
         """
         logger.debug("Heartbeat: %s", self.address)
         try:
@@ -60,10 +65,8 @@ class Heartbeat:
             self.bandwidth_workers.clear()
             self.bandwidth_types.clear()
         except OSError as error:
-            if self.status in (
-                Status.closing,
-                Status.closed,
-            ):  # it is this worker that broke it off
+            if self.status in (Status.closing, Status.closed):
+                # This worker closed the connection
                 logger.debug("No heartbeat any more: %s", error)
             else:
                 logger.exception("Failed to communicate with scheduler during heartbeat.")
@@ -73,7 +76,7 @@ class Heartbeat:
             raise
 
     async def _beat(self) -> tuple[float, dict[str, Any], float]:
-        """The scheduler's answer, and when it was asked and when it answered, in seconds."""
+        """The time of the request, the scheduler's answer and its time, in seconds."""
         start = time()
         metrics = await self.get_metrics()
         answer = await retry_operation(

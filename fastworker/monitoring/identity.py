@@ -1,4 +1,4 @@
-"""What a worker says that it is: fastworker, of which version, and with which comm."""
+"""How a worker identifies itself: as fastworker, with its version and its comm."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 logger = get_logger("worker")
 
-#: The name under which the version stands in what a worker tells of itself.
+#: The name of the version in a worker's identity.
 FASTWORKER = "fastworker"
-#: The name under which the comm stands in ``scheduler_info()``.
+#: The name of the comm in ``scheduler_info()``.
 COMM = "fastworker_comm"
 
 
 class Identity:
     """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
 
-    The version is in ``client.get_versions()`` and ``client.scheduler_info()``, for each worker,
-    in cluster dumps and in the log of the start; the comm is in all of them but the first. Among
-    the packages of ``get_versions`` the version is only if asked for: Dask warns where those of a
-    client, a scheduler and workers differ, and only workers need this one.
+    ``client.scheduler_info()``, cluster dumps and the log of the start have version and comm of
+    each worker, ``client.get_versions()`` has the version. It is not among the packages there
+    unless asked for: Dask warns of packages that differ between client, scheduler and workers, and
+    only workers need fastworker.
     """
 
     if TYPE_CHECKING:
@@ -41,25 +41,25 @@ class Identity:
         super().__init__(*args, **kwargs)
         self.startup_information.setdefault(FASTWORKER, _version_of)
         self.startup_information.setdefault(COMM, _comm_of)
-        # For client.get_worker_logs(), as what distributed logs
+        # client.get_worker_logs() has fastworker's lines too, beside distributed's
         ours = get_logger("worker").parent
         assert ours is not None
         ours.addHandler(self._deque_handler)
         weakref.finalize(self, ours.removeHandler, self._deque_handler)
 
     def versions(self, packages: Iterable[str] | None = None) -> dict[str, Any]:
-        """Versions of what is installed here, and of fastworker."""
+        """As ``distributed.Worker.versions``, with the version of fastworker."""
         versions: dict[str, Any] = super().versions(packages=packages)  # type: ignore[misc]
         return {**versions, FASTWORKER: _version.__version__}
 
     def identity(self) -> dict[str, Any]:
-        """What the worker is, in a few words; part of its dump."""
+        """As ``distributed.Worker.identity``, with the version of fastworker and the comm."""
         ours = {FASTWORKER: _version.__version__, COMM: _comm_of(self)}
         return {**super().identity(), **ours}  # type: ignore[misc]
 
     async def start_unsafe(self) -> Any:
-        """Start, and say in the log what starts."""
-        # In line with the lines that follow it
+        """Log version and comm, and start."""
+        # Aligned with the lines of distributed that follow
         told = f"{_version.__version__}, comm: {_comm_of(self)}"
         logger.info("           fastworker: %26s", told)
         return await super().start_unsafe()  # type: ignore[misc]

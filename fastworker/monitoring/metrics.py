@@ -1,4 +1,4 @@
-"""The figures that a server keeps of what it does, with those of plain tasks among them."""
+"""The worker's figures: distributed's sums and quantiles, with those of plain tasks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ except ImportError:  # crick is not installed: no server has quantiles
 
 Figures = MutableMapping[Hashable, float]
 
-#: How many names there may be before the figures of spans that are over are put together. A name
-#: takes some 900 bytes in all.
+#: With more names than this, figures of old spans are merged. A name takes some 900 bytes in all.
 MANY_NAMES = 1024
 
 
 def is_of_a_span(name: Hashable) -> TypeGuard[tuple[Hashable, ...]]:
-    """Whether it is (context, id of a span or None, ...), the name of a figure."""
+    """Whether a figure's name is (context, id of a span or None, ...)."""
     return isinstance(name, tuple) and len(name) > 1 and name[0] in CONTEXTS_WITH_SPAN_ID
 
 
@@ -33,11 +32,11 @@ class Metrics:
     """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
 
     ``digests``, ``digests_total``, ``digests_total_since_heartbeat`` and ``digests_max`` are as
-    in ``distributed.core.Server``. Plain tasks are counted in `execute_metrics`, and that is moved
-    here whenever one of the four is looked at, so that whoever looks finds all there is.
+    in ``distributed.core.Server``. Threads count plain tasks in `execute_metrics`. Reading one of
+    the four moves those figures there first, so that readers always see all of them.
     """
 
-    #: What plain tasks took since somebody last looked; threads count here.
+    #: What plain tasks took since the figures were last read; threads count here.
     execute_metrics: ExecuteMetrics
 
     _digests: MutableMapping[Hashable, Any] | None
@@ -51,9 +50,9 @@ class Metrics:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.execute_metrics = ExecuteMetrics(durations=Digest is not None)
-        # Guards what is written to the four mappings, by whoever looks (any thread) and by
-        # digest_metric (mostly the event loop). Reentrant, since an object that is let go on the
-        # way may look too; it finds what there is (see _drain).
+        # Guards writes to the four mappings, by readers (any thread) and by digest_metric (mostly
+        # the event loop). Reentrant, since a finalizer that runs meanwhile may read them too; it
+        # finds the figures of that moment (see _drain).
         self._metrics_lock = threading.RLock()
         self._draining = False
         self._most_names = MANY_NAMES
@@ -66,14 +65,14 @@ class Metrics:
         prometheus.publish()
 
     def _drain_soon(self) -> None:
-        """From any thread: have the event loop drain. Does nothing once the loop is closed."""
+        """Have the event loop drain. Any thread may call it; no effect once the loop is closed."""
         self.loop.add_callback(self._drain)
 
     def _drain(self) -> None:
-        """Move what plain tasks took to where all figures are."""
+        """Move the figures of plain tasks into the four mappings."""
         if isinstance(self.state, WorkerState):
-            # A thread that has taken a task out of the state may not have counted it yet. It does
-            # both under the state's lock.
+            # A thread takes a task out of the state and counts it under the state's lock: once we
+            # have had the lock, no task that has left the state is uncounted.
             with self.state.lock:
                 pass
         if self.execute_metrics.empty and len(self._digests_total) <= self._most_names:
@@ -95,11 +94,11 @@ class Metrics:
                 self._draining = False
 
     def _put_spans_together(self) -> None:
-        """Add the oldest figures of spans up under no span, until half of the names are left.
+        """Add the oldest figures of spans to those without a span, until half of the names are left.
 
-        A span ends when the cluster is idle, and the next task begins another: distributed's worker
-        keeps the names of all of them. Those that something was added to since the last heartbeat
-        are in use; they stay. `_metrics_lock` is held.
+        A span ends when the cluster is idle, and the next task begins another; distributed's worker
+        keeps the names of all of them. Figures that have changed since the last heartbeat are in
+        use, and stay. The caller holds `_metrics_lock`.
         """
         total, largest = self._digests_total, self._digests_max
         for name in list(total):
@@ -115,16 +114,15 @@ class Metrics:
             total[together] = total.get(together, 0) + total.pop(name)
             if name in largest:
                 largest[together] = max(largest.get(together, 0), largest.pop(name))
-        # Where there are as many prefixes, not to look at all of them again and again
+        # With many names that stay, the next search waits until as many new ones have come
         self._most_names = max(MANY_NAMES, len(total) + MANY_NAMES // 2)
 
     def digest_metric(self, name: Hashable, value: float) -> None:
-        """Add a value to the figures of that name.
+        """Add a value to the figures of that name, as ``distributed.core.Server.digest_metric``.
 
-        Quantiles are kept of all but the names that carry the id of a span: a `Digest` takes 24 kB,
-        and an idle cluster begins a new span with the next task. Nothing in distributed looks at
-        the quantiles of those; a worker's page of counters fails to load where there are any, as
-        their names are tuples.
+        Names that carry the id of a span get no quantiles: a `Digest` takes 24 kB, and an idle
+        cluster begins a new span with the next task. Nothing in distributed reads them, and a
+        worker's page of counters fails to load where there are any, as their names are tuples.
         """
         with self._metrics_lock:
             if self._digests is not None and not is_of_a_span(name):
@@ -135,7 +133,7 @@ class Metrics:
 
     @property
     def digests(self) -> MutableMapping[Hashable, Any] | None:
-        """Quantiles by name, but for names of a span; None unless crick is installed."""
+        """Quantiles by name, without names of a span; None unless crick is installed."""
         self._drain()
         return self._digests
 
@@ -146,7 +144,7 @@ class Metrics:
 
     @property
     def digests_total(self) -> Figures:
-        """Sums by name since the worker started, those of old spans under no span."""
+        """Sums by name since the worker started; figures of old spans are merged without a span."""
         self._drain()
         return self._digests_total
 
@@ -157,7 +155,7 @@ class Metrics:
 
     @property
     def digests_total_since_heartbeat(self) -> Figures:
-        """Sums by name since the scheduler was last told."""
+        """Sums by name since the last heartbeat."""
         self._drain()
         return self._digests_total_since_heartbeat
 

@@ -1,4 +1,4 @@
-"""What the tasks of a worker are doing right now, and what they did most of the time."""
+"""Call stacks of the tasks that run now, and statistical profiles of all tasks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from distributed.metrics import time
 from fastworker.core.counters import prefix_of
 from fastworker.monitoring.stacks import FrameCopy, copy_stacks
 
-#: The frames that stand right below those of a task, by how the names of their files end: of what
-#: distributed runs tasks with, any; of what runs plain tasks, that of one function.
+#: The frame that called a task's own code, by the end of its file's name: any frame of
+#: distributed's worker, or, for plain tasks, the function PULL in POOL.
 WORKER = "distributed/worker.py"
 POOL = "fastworker/execution/pool.py"
 PULL = "pull"
 
-#: How many frames of a stack to look at, from the innermost. Profiles are trees that others walk
-#: by recursion, as distributed says where it sets the same limits.
+#: How many frames of a stack to read, from the innermost. Profiles are trees that distributed walks
+#: by recursion, so it sets the same limits.
 MAX_DEPTH = 101
 
 
 class Profiling:
     """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
 
-    ``copy_stacks`` reads ``active_threads`` while no other thread runs, and needs no lock for it.
+    ``copy_stacks`` reads ``active_threads`` while no other thread runs, so it needs no lock.
     """
 
     if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Profiling:
         def digest_metric(self, name: Hashable, value: float) -> None: ...
 
     def trigger_profile(self) -> None:
-        """Add one look at the stack of every running task to the profiles."""
+        """Add the stack of every running task to the profiles."""
         if not self.active_threads:
             return
         start = time()
@@ -55,7 +55,7 @@ class Profiling:
         self.digest_metric("profile-duration", time() - start)
 
     def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:
-        """The stacks of running tasks as text, the outermost frame first; of ``keys``, or all."""
+        """``{key: frames as text, the outermost first}`` of running tasks: of ``keys``, or of all."""
         stacks = {
             key: [profile.repr_frame(frame) for frame in reversed(frames)]
             for _ident, key, frames in copy_stacks(self.active_threads)
@@ -68,7 +68,7 @@ class Profiling:
 def _stack_of_task(frames: list[FrameCopy]) -> list[FrameCopy]:
     """The frames of a task's own code, the outermost first; ``frames`` has the innermost first.
 
-    Empty if the thread is at none of it: the task has not begun, or is over.
+    Empty if the thread is not in the task's code: the task has not begun, or is over.
     """
     for n, frame in enumerate(frames):
         code = frame.f_code
@@ -84,8 +84,8 @@ def _stack_of_task(frames: list[FrameCopy]) -> list[FrameCopy]:
 def _add(tree: dict[str, Any], stack: list[FrameCopy]) -> dict[str, Any]:
     """Count a stack in a tree of the kind that ``profile.create`` begins.
 
-    Returns the node of its innermost frame. A node counts how often something was seen that it
-    had called, so that one has not been counted.
+    Returns the node of its innermost frame, which is not counted: a node counts the stacks in which
+    it had called another.
     """
     node = tree
     for frame in stack:

@@ -1,20 +1,20 @@
-"""fastworker's own figures, on the page of distributed's that Prometheus reads.
+"""fastworker's own figures, on distributed's page for Prometheus.
 
-They are there if ``prometheus_client`` is installed and ``distributed.worker.http.routes`` has
+The page has them if ``prometheus_client`` is installed and ``distributed.worker.http.routes`` has
 distributed's page, as by default:
 
 ``dask_fastworker_info{version=}``
-    1, of the version of fastworker that the worker is of.
+    Always 1; the label is the version of fastworker.
 ``dask_fastworker_tasks_total{outcome=}``
     Plain tasks that ended, by outcome: success, failed, cancelled.
 ``dask_fastworker_digest_values_dropped_total``
-    Values that are missing from quantiles (but not from sums), for want of room.
+    Values that are missing from quantiles (not from sums), because the buffer was full.
 ``dask_fastworker_outbox_waiting_messages``, ``dask_fastworker_outbox_waiting_bytes``
-    What waits to be sent to the scheduler.
+    Messages to the scheduler that are not sent yet, and their bytes.
 ``dask_fastworker_outbox_*_total``
     The other numbers in ``worker.batched_stream.metrics``, by their names there.
 ``dask_fastworker_outbox_batch_size``
-    A histogram of how many messages left together.
+    A histogram of the number of messages in a batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _registered = False
 
 
 def publish() -> None:
-    """Have this process's page show fastworker's figures too, if it has one."""
+    """Add fastworker's figures to this process's page, if it has one."""
     global _registered
     if _registered or PAGE not in sys.modules:
         return
@@ -43,27 +43,25 @@ def publish() -> None:
 
 
 class Collector:
-    """Collects the figures of the worker whose page was asked for."""
+    """Collects the figures of the worker whose page is requested."""
 
     def describe(self) -> list[Any]:
-        """Nothing that has to be collected in order to be registered."""
+        """No names: the registry need not collect in order to register."""
         return []
 
     def collect(self) -> Iterator[Any]:
         """The figures, as metric families of ``prometheus_client``."""
         from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
 
-        # All workers of a process share the registry. distributed's collector has been told which
-        # of them this is about.
+        # All workers of a process share the registry; distributed's collector holds the one whose
+        # page is requested.
         asked = sys.modules[PAGE].PrometheusHandler._collector
         if asked is None or not hasattr(asked.server, "execute_metrics"):
             return
         worker = asked.server
         prefix = "_".join(filter(None, [asked.namespace, "fastworker"]))
 
-        yield InfoMetricFamily(
-            prefix, "The fastworker that this worker is.", value={"version": __version__}
-        )
+        yield InfoMetricFamily(prefix, "The version of fastworker.", value={"version": __version__})
         tasks = CounterMetricFamily(
             f"{prefix}_tasks", "Plain tasks that ended, by outcome.", labels=["outcome"]
         )
@@ -72,7 +70,7 @@ class Collector:
         yield tasks
         yield CounterMetricFamily(
             f"{prefix}_digest_values_dropped",
-            "Durations of tasks that are missing from quantiles, for want of room.",
+            "Durations of tasks that are missing from quantiles, because the buffer was full.",
             value=worker.execute_metrics.dropped,
         )
 

@@ -1,4 +1,4 @@
-"""What a worker tells the scheduler of the time that its tasks took, span by span."""
+"""Reports to the scheduler how long tasks took, span by span."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from distributed.spans import CONTEXTS_WITH_SPAN_ID, SpansWorkerExtension
 
 
 class SpansExtension(SpansWorkerExtension):
-    """Keeps to itself the time of tasks that belong to no span.
+    """distributed's extension, without the figures of tasks that belong to no span.
 
-    Those are the tasks that were added on the worker by hand. A scheduler takes a heartbeat with
-    such a time for an error, and the worker whose heartbeat fails closes. Their time is still in
-    the worker's own metrics and in the sums that go to the scheduler.
+    Those are tasks that were added on the worker by hand. The scheduler fails on a heartbeat with
+    such a figure, and the worker closes when its heartbeat fails. The figures are still in the
+    worker's metrics and in the sums that go to the scheduler.
     """
 
     def collect_digests(self, digests_total_since_heartbeat: Mapping[Hashable, float]) -> None:

@@ -1,4 +1,4 @@
-"""The low-latency lane, for a stock scheduler and, apart from it, for a client.
+"""The low-latency lane, for a stock scheduler and, independently, for a client.
 
 On a scheduler, either of::
 
@@ -33,8 +33,13 @@ async def dask_setup(server: Any) -> None:
     """Called by Dask when this module is preloaded into a scheduler or a client.
 
     With a bad value in the configuration, or in a distributed that the lane does not know, the
-    server runs on without the lane, and so does a server of another kind, such as a worker; an
-    error in the log says so. Raises RuntimeError as ``LowLatency.start`` does.
+    server runs without the lane, and so does a server of another kind, such as a worker. The log
+    has an error that says so.
+
+    Raises
+    ------
+    RuntimeError
+        The scheduler has a lane already.
     """
     if not isinstance(server, (Client, Scheduler)):
         logger.error(
@@ -56,7 +61,7 @@ async def dask_setup(server: Any) -> None:
 
 
 async def dask_teardown(server: Any) -> None:
-    """Called by Dask when the scheduler or client closes: everything is stock's again."""
+    """Called by Dask when the scheduler or client closes: takes the lane out."""
     if isinstance(server, Client):
         quick = LowLatencyClient.of(server)
         if quick is not None:

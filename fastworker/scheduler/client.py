@@ -1,4 +1,4 @@
-"""The lane's counterpart in a client: its messages to the scheduler do not wait for 10 ms."""
+"""The lane in a client: its messages to the scheduler do not wait for 10 ms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = get_logger("scheduler")
 
 
 class LowLatencyClient:
-    """One client's stream is quick until ``remove``; use ``low_latency_client`` to make one."""
+    """Keeps one client's stream quick until ``remove``; ``low_latency_client`` makes it."""
 
     def __init__(self, client: Client, settings: LowLatencySettings) -> None:
         self.client: Client | None = client
@@ -41,7 +41,7 @@ class LowLatencyClient:
             quicken(self.client.scheduler_comm, self.load, self.burst)
 
     def remove(self) -> None:
-        """Everything is as stock made it. A second call does nothing."""
+        """Restore the client as stock made it. A second call does nothing."""
         client, self.client = self.client, None
         if client is None:
             return
@@ -60,13 +60,29 @@ class LowLatencyClient:
 
 
 def low_latency_client(client: Client, **overrides: Any) -> LowLatencyClient:
-    """Have ``client`` send at once when it is not busy. Its ``remove()`` undoes that.
+    """Have ``client`` send at once when it is not busy.
 
-    Keyword arguments override ``fastworker.low-latency`` of this process: ``burst`` and ``busy``.
-    A client that is quick already keeps what it has.
+    Parameters
+    ----------
+    client
+        A client that is quick already keeps its settings.
+    overrides
+        In place of ``fastworker.low-latency`` in Dask's configuration: ``burst`` (whole number, at
+        least 1) and ``busy`` (share of a CPU, above 0, at most 1); see ``LowLatency``.
 
-    Raises TypeError for something that is no client or for an unknown keyword, ValueError for a
-    bad value, and NotImplementedError for a client that it does not know.
+    Returns
+    -------
+    LowLatencyClient
+        Its ``remove()`` restores the client.
+
+    Raises
+    ------
+    TypeError
+        ``client`` is no ``distributed.Client``, or a keyword is unknown.
+    ValueError
+        A value is bad.
+    NotImplementedError
+        The installed distributed lacks something that the lane builds on.
     """
     if not isinstance(client, Client):
         raise TypeError(f"expected a distributed.Client, got {client!r}")

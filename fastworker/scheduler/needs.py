@@ -1,4 +1,4 @@
-"""What the lane builds on in distributed, and distributed does not promise to keep."""
+"""Attributes of distributed that the lane builds on, and that may change in any release."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ OF_STREAM = ("interval", "next_deadline", "waker")
 
 
 def check(server: Any, names: tuple[str, ...]) -> None:
-    """Raises NotImplementedError, naming what is not there, in a scheduler or a client that the
-    lane cannot be put into."""
+    """Raise NotImplementedError if a scheduler or client lacks an attribute; the error names it."""
     stream = BatchedSend(interval="1 ms", loop=server.loop)
     lacking = [
         f"{type(owner).__name__}.{name}"

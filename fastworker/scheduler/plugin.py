@@ -1,4 +1,7 @@
-"""The scheduler's plugin: puts the lane in, keeps it in as peers come and go, takes it out."""
+"""The scheduler's plugin: puts the lane in, and takes it out.
+
+Workers and clients that join later get quick streams too.
+"""
 
 from __future__ import annotations
 
@@ -40,20 +43,20 @@ def rebuild(overrides):
 class LowLatency(SchedulerPlugin):
     """Takes the waits out of a scheduler that is not busy.
 
-    Keyword arguments override the scheduler's ``fastworker.low-latency`` configuration; what is not
-    given is taken from there when the plugin starts. ``LowLatency(queue_depth=16)`` sets one.
-    Raises TypeError for an unknown one and ValueError for a bad value.
+    Keyword arguments override ``fastworker.low-latency`` in the configuration of the scheduler's
+    process, which the plugin reads when it starts: ``LowLatency(queue_depth=16)`` overrides one.
+    Raises TypeError for an unknown argument, ValueError for a bad value.
 
     Parameters
     ----------
     streams
         Whether messages to workers and clients leave at once. Default True.
     burst
-        Early sends of one stream within one of its intervals (5 ms to a worker, 2 ms to a client).
-        A whole number of at least 1; default 16.
+        How often one stream may send early in one of its intervals (5 ms to a worker, 2 ms to a
+        client). A whole number of at least 1; default 16.
     busy
-        The share of a CPU that the event loop's thread may use before messages are collected as in
-        stock. Above 0, at most 1; default 0.9.
+        The share of a CPU that the event loop's thread may use before streams collect messages as
+        in stock. Above 0, at most 1; default 0.9.
     queue_depth
         Most tiny root tasks that a worker holds for each of its threads. 0 leaves root tasks to
         ``distributed.scheduler.worker-saturation``. Default 32.
@@ -72,11 +75,11 @@ class LowLatency(SchedulerPlugin):
         How many tasks of a group must have had a small result, one after the other, before a worker
         gets more of them than in stock. A whole number of at least 1; default 16.
     client
-        Has a meaning for ``low_latency_client`` and preloads of clients alone.
+        Whether a preload in a client makes it quick; no effect in a scheduler. Default True.
     """
 
     name = "fastworker-low-latency"
-    # A scheduler that has it keeps it.
+    # The scheduler keeps the plugin that it has; registering another does nothing.
     idempotent = True
 
     def __init__(self, **overrides: Any) -> None:
@@ -89,15 +92,21 @@ class LowLatency(SchedulerPlugin):
         self._shadow: Shadow | None = None
 
     def __reduce__(self) -> Any:
-        # It travels from the client as what it was made of, also out of a scheduler that runs it.
-        # By a builtin and a text, as a scheduler without this package has no function of ours.
+        # Only the arguments are pickled, also when a scheduler runs the plugin. They go with a
+        # builtin and a text: a scheduler without this package has no function of ours to call.
         return eval, (REBUILD, {"overrides": self.overrides, "source": REBUILD_SOURCE, "names": {}})
 
     async def start(self, scheduler: Scheduler) -> None:
         """Put the lane in. Once it is in, another call does nothing.
 
-        Raises ValueError for a bad value in the configuration, RuntimeError where another
-        LowLatency is at work, and NotImplementedError in a scheduler that it does not know.
+        Raises
+        ------
+        ValueError
+            A value in the configuration is bad.
+        RuntimeError
+            This plugin is in another scheduler, or this scheduler has another lane.
+        NotImplementedError
+            The installed distributed lacks something that the lane builds on.
         """
         if self.scheduler is not None:
             if self.scheduler is not scheduler:
@@ -123,11 +132,11 @@ class LowLatency(SchedulerPlugin):
         logger.info("Low-latency lane installed: %s", settings)
 
     async def close(self) -> None:
-        """The scheduler closes."""
+        """Called by distributed when the scheduler closes."""
         self.remove()
 
     def remove(self) -> None:
-        """Take the lane out: the scheduler's objects are as stock made them."""
+        """Take the lane out: the scheduler is as stock made it."""
         scheduler = self.scheduler
         if scheduler is None:
             return
@@ -151,28 +160,28 @@ class LowLatency(SchedulerPlugin):
         yield from self.scheduler.client_comms.values()
 
     def _quicken(self, streams: dict[str, BatchedSend], name: str) -> None:
-        # A peer may have left, or the lane, since this was scheduled.
+        # Worker, client or lane may have left since this was scheduled.
         if self.load is not None and self.settings is not None and name in streams:
             quicken(streams[name], self.load, self.settings.burst)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Its stream is there, though not connected yet."""
+        """Make its stream quick: it exists, though it is not connected yet."""
         self._quicken(scheduler.stream_comms, worker)
 
     def remove_worker(
         self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """It is not among the scheduler's workers any more."""
+        """Let go of a worker that the scheduler has removed."""
         if self.queue is not None:
             self.queue.worker_left(worker)
 
     def add_client(self, scheduler: Scheduler, client: str) -> None:
-        """Its stream will be made right after this hook."""
+        """Make its stream quick, soon: distributed makes it right after this hook."""
         asyncio.get_running_loop().call_soon(self._quicken, scheduler.client_comms, client)
 
     def transition(
         self, key: Any, start: Any, finish: Any, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
-        """A task changed its state."""
+        """Learn from a task that has finished how long such tasks take."""
         if self.queue is not None:
             self.queue.finished(key, start, finish, kwargs)

@@ -1,25 +1,25 @@
 """A deeper queue of root tasks on the workers, while those tasks are tiny.
 
-A stock scheduler holds root tasks back, so that results that nobody has used up do not fill the
-workers: a worker has ``ceil(worker-saturation x threads)`` of them, 1.1 by default, and gets the
-next one when one is done. A tiny task takes less time than that round trip, and its result takes no
-memory to speak of. For such tasks this module sends more, up to a bounded number, amount of work
+A stock scheduler holds root tasks back, so that results that wait for their dependents do not fill
+the workers: a worker has ``ceil(worker-saturation x threads)`` of them, 1.1 by default, and gets
+the next one when one is done. A tiny task takes less time than that round trip, and its result
+takes little memory. For such tasks this module sends more, up to a bounded number, amount of work
 and amount of memory.
 
-Tiny is what has proven to be: the last ``proven`` finished tasks of the group all had small
-results, and were short on average. One large result, and the group is back at stock's depth until
-it has proven itself again. So the most memory that a wrong guess costs is that of the tasks which
-were sent before the first large result was known. Time is judged by an average because a busy
-machine makes any task slow now and then; a task that takes eight times as long as a tiny one may is
-enough to lift it over the limit, and the depth shrinks with it from the first slow one on.
+A group is tiny if its last ``proven`` finished tasks all had small results, and were short on
+average. After one large result the group is back at stock's depth until it has proven itself again.
+So a wrong guess costs at most the memory of the tasks that were sent before the first large result
+was known. Time is judged by an average because a busy machine makes any task slow now and then. One
+task that takes eight times as long as a tiny one may lifts the average over the limit, and the
+depth shrinks from the first slow task on.
 
 How it sends: stock's rule compares the number of tasks on a worker with
 ``Scheduler.WORKER_SATURATION``. That attribute gets another value for as long as it takes to pass
 queued tasks through stock's own transition, and its own value back before anything else can run:
 no coroutine or handler sees it, nor any plugin but in its ``transition`` hook for those very tasks.
 What depends on it in the scheduler's state (``idle_task_count``) is recomputed both times.
-So whatever else sends tasks to workers (a new graph, a finished task, a worker that joins) works
-with the user's setting, and no task of an unknown kind is sent on the strength of another.
+So everything else that sends tasks to workers (a new graph, a finished task, a worker that joins)
+works with the user's setting, and a task of an unknown group is sent as stock sends it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class RootQueue:
         self.evidence.clear()
 
     def finished(self, key: Any, start: str, finish: str, details: dict[str, Any]) -> None:
-        """For every transition of a task, from the plugin's hook: make it quick."""
+        """Note a transition of a task. The plugin's hook calls it for every one, so it must be quick."""
         if finish == "forgotten" and self.evidence:
             self._forget_gone(self.scheduler.tasks[key].group)
             return
@@ -90,7 +90,7 @@ class RootQueue:
         self.have_room.add(ws)
         ts = self.scheduler.tasks[key]
         if finish != "memory" or not ts.group.states["queued"]:
-            return  # says nothing about tasks that wait
+            return  # no task of its group waits
         evidence = self._evidence_of(ts.group)
         if evidence is None:
             evidence = self.evidence[ts.group.name] = Evidence(ts.group)
@@ -101,8 +101,8 @@ class RootQueue:
             return
         evidence.add(duration, nbytes)
         if self._next_fill is None and evidence.streak >= self.settings.proven:
-            # Not at once: this is in the middle of somebody's transitions. After this turn of the
-            # loop all that finished together is known, and one message refills a worker.
+            # Not at once: the scheduler is in the middle of its transitions. After this turn of the
+            # loop all tasks that finished together are known, and one message refills a worker.
             self._next_fill = asyncio.get_running_loop().call_soon(self.fill)
 
     def _evidence_of(self, group: TaskGroup) -> Evidence | None:
@@ -133,7 +133,7 @@ class RootQueue:
         if evidence.duration > settings.tiny_duration:
             return stock
         if ts.prefix.duration_average < 0:
-            # A worker's heartbeat told of one that takes unusually long and still runs.
+            # A heartbeat has reported a task of this prefix that runs unusually long.
             return stock
         depth = float(settings.queue_depth)
         if evidence.duration:
@@ -159,7 +159,7 @@ class RootQueue:
             return
         stock = scheduler.WORKER_SATURATION
         depth = self.depth(scheduler.queued.peek(), candidates, stock)
-        # Half empty first: a worker then gets several tasks in one message, not one in each.
+        # Only workers that are half empty: each gets several tasks in one message.
         workers = {ws for ws in candidates if 2 * in_flight(ws) <= ceil(depth * ws.nthreads)}
         if depth <= stock or not workers:
             return
@@ -180,11 +180,11 @@ class RootQueue:
                     break
                 scheduler.transitions({ts.key: "processing"}, stimulus_id)
                 if ts.state == "queued":
-                    break  # stock would not send it
+                    break  # stock sends it to no worker
                 self.sent += 1
         finally:
             scheduler.WORKER_SATURATION = stock
-            # Stock may have chosen a worker that had room before.
+            # Stock may have chosen a worker that already had room.
             for ws in workers | scheduler.idle_task_count:
                 scheduler.check_idle_saturated(ws)
 
@@ -195,7 +195,7 @@ def in_flight(ws: WorkerState) -> int:
 
 
 def compute_seconds(startstops: Any) -> float | None:
-    """How long a task computed, by what its worker tells; None if it does not."""
+    """Seconds that a task computed, as its worker reports; None if it does not."""
     seconds = None
     for part in startstops or ():
         if part["action"] == "compute":

@@ -1,15 +1,15 @@
-"""Streams that do not wait while there is nothing to wait for.
+"""Streams that send at once while both ends are idle.
 
 ``distributed.batched.BatchedSend`` sends the first message at once and then nothing for an
 interval, however idle both ends are. An ``EagerSend`` ends the interval early: the message leaves,
-with whatever else came in the same turn of the event loop, as soon as no other write is under way.
-Under load the interval is what makes messages share a write, so there it stays:
+with the others of the same turn of the event loop, as soon as no other write is under way. Under
+load the interval makes messages share a write, so it stays:
 
 - one stream sends early only so many times in an interval (``Pace``), and
 - no stream does while the thread of the event loop is busy (``LoopLoad``).
 
-All writing is left to stock's one sender coroutine per stream, which takes the buffer as a whole
-and never writes twice at a time. So order, closing, aborting and errors are stock's too.
+Stock's one sender coroutine per stream does all the writing. It takes the whole buffer and never
+writes twice at a time, so order, closing, aborting and errors are stock's.
 
 Everything here runs on the thread of the event loop.
 """
@@ -26,7 +26,7 @@ WINDOW = 0.005
 
 
 class LoopLoad:
-    """Is the thread of this event loop busy? Measured when asked, on that thread.
+    """Measures, when asked and on its thread, whether the thread of this event loop is busy.
 
     ``limit`` is the share of a CPU above which it is. The clocks give seconds.
     """
@@ -87,7 +87,7 @@ class Pace:
 
 
 class EagerSend(BatchedSend):
-    """A BatchedSend that may end its interval early. Made of a live one by ``quicken``."""
+    """A BatchedSend that may end its interval early; ``quicken`` makes it of a live one."""
 
     pace: Pace
     next_deadline: float | None
@@ -97,8 +97,8 @@ class EagerSend(BatchedSend):
         super().send(*msgs)
         # Without a deadline the sender has been woken already, and takes all there is.
         if self.next_deadline is not None and self.pace.take():
-            # This is how stock's sender says that the interval is over. If it is writing just now
-            # then the interval that it has set ends with the write.
+            # As stock's sender does when the interval is over. If it is writing just now, the
+            # interval that it has set ends with the write.
             self.next_deadline = None
             self.waker.set()
 
@@ -106,9 +106,8 @@ class EagerSend(BatchedSend):
 def quicken(stream: BatchedSend, load: LoopLoad, burst: int) -> bool:
     """Make an EagerSend of a live BatchedSend; False if it is of another class.
 
-    The object stays the same one: those who talk to a worker or a client hold references to its
-    stream, and the coroutine that sends what it holds runs already. Only the class tells whether
-    it is quick, so there is nothing to restore but the class.
+    The object stays the same: other objects of the scheduler hold references to it, and its sender
+    coroutine runs already. Only the class makes it quick, so restoring the class restores it.
     """
     if type(stream) is not BatchedSend:
         return False
