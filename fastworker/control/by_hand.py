@@ -1,9 +1,9 @@
 """Everything that can be asked of one worker by hand, as one mixin.
 
-All of it goes through the state machine: an event where there is one for the purpose, a
-recommendation to transition otherwise; the worker then carries out the instructions that come
-back. What a call asks for is checked first, so that a bad call raises and changes nothing. Calls
-that change something belong to the thread of the worker's event loop, and to a running worker.
+Each call goes through the state machine: as an event where there is one for the purpose, as a
+recommendation to transition otherwise; the worker then carries out the instructions that come back.
+Each call checks its arguments first: a bad call raises and changes nothing. Calls that change
+something must be made in the thread of the worker's event loop, while the worker runs.
 """
 
 from __future__ import annotations

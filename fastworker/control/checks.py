@@ -1,7 +1,7 @@
-"""Is this argument what it should be? Each check returns the argument in its usual form.
+"""Checks of arguments; each returns the argument in its usual form.
 
-They raise before anything has changed: TypeError for a wrong type, ValueError for a wrong value,
-both saying which argument, and what it was.
+They raise TypeError for a wrong type and ValueError for a wrong value. The message names the
+argument and the value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def a_key(key: Any) -> Key:
 
 
 def some_keys(keys: Any) -> list[Key]:
-    """A collection of keys, without repetitions. One text is refused: it is a key, not several."""
+    """A collection of keys, without repetitions. A single text is refused: it is one key."""
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
         raise TypeError(f"expected a collection of keys, got {keys!r}")
     return list(dict.fromkeys(a_key(key) for key in keys))
@@ -52,7 +52,7 @@ def an_address(address: Any) -> str:
 
 
 def holders(who_has: Any) -> dict[Key, list[str]]:
-    """``{key: addresses of the workers that hold it}``. Nobody may hold a key."""
+    """``{key: addresses of the workers that hold it}``. The addresses may be empty."""
     if who_has is None:
         return {}
     if not isinstance(who_has, Mapping):

@@ -1,4 +1,4 @@
-"""Verbs on data: hand it out, take it in, drop it, fetch it from peers."""
+"""Verbs on data: send it, take it in, drop it, fetch it from peers."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class DataVerbs(Steering):
         who: str | None = None,
         serializers: list[str] | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        """Hand out data.
+        """Send data to a peer, or read it.
 
-        With a ``Comm``, as for the RPC: send it to the peer ``who``, or answer that the worker is
-        busy. Without one, ``await worker.get_data(keys)`` gives ``{key: value}``, and raises
-        KeyError for a key whose data is not here.
+        With a ``Comm``, as ``distributed.Worker.get_data``: send it to the peer ``who``, or answer
+        that the worker is busy. Without one, ``await worker.get_data(keys)`` gives
+        ``{key: value}``, and raises KeyError for a key whose data is not here.
         """
         if isinstance(comm, Comm):
             sending: Coroutine[Any, Any, Any] = super().get_data(  # type: ignore[misc]
@@ -74,26 +74,37 @@ class DataVerbs(Steering):
         """The keys whose data is here."""
         return list(self.data)
 
-    # With no lock held: it may spill
+    # Not @locked: it may spill
     def update_data(
         self,
         data: Mapping[Key, Any],
         stimulus_id: str | bool | None = None,
         report: bool = False,
     ) -> dict[str, Any]:
-        """Take in data that did not come from a task; what ``scatter`` does on a worker.
+        """Take in data that did not come from a task, as ``distributed.Worker.update_data``.
+
+        ``scatter`` calls it.
 
         Parameters
         ----------
+        data
+            ``{key: value}``
         stimulus_id
             Names the call in logs. A bool in its place is taken for ``report``.
         report
-            Whether to tell the scheduler that the data is here. It has data removed that it does
-            not know of from elsewhere.
+            Whether to tell the scheduler that the data is here. The scheduler removes data of keys
+            that it does not know.
 
         Returns
         -------
-        ``{"nbytes": {key: size}, "status": "OK"}``
+        ``{"nbytes": {key: bytes}, "status": "OK"}``
+
+        Raises
+        ------
+        TypeError
+            ``data`` is no mapping, or a key is no Dask key.
+        ValueError
+            A key is blank.
         """
         if isinstance(stimulus_id, bool):
             report, stimulus_id = stimulus_id, None
@@ -109,9 +120,9 @@ class DataVerbs(Steering):
 
     @locked
     def delete_data(self, keys: Collection[Key], report: bool = True) -> dict[str, str]:
-        """Drop data; the scheduler is told unless it is not to be.
+        """Drop data, and tell the scheduler unless ``report`` is False.
 
-        Returns ``{"status": "OK"}``. Raises KeyError if some of it is not here, ValueError if
+        Returns ``{"status": "OK"}``. Raises KeyError if data of a key is not here, ValueError if
         tasks that are yet to run here need it.
         """
         self._check_usable()
@@ -148,11 +159,11 @@ class DataVerbs(Steering):
         The state machine calls it with ``to_gather``, ``total_nbytes`` and ``stimulus_id``, and
         gets back the event that says how it went.
 
-        By hand it is ``await worker.gather_dep(address, dep, deps)``: the state machine is told
-        that ``address`` holds ``dep`` and ``deps``, and to fetch them from there. Returns, once
-        the transfer has ended, the event that ended it; None if there was none, because the data
-        is here or because it has to queue. Raises KeyError for an unknown key, ValueError for a
-        key that is to be run here or is on its way already.
+        By hand: ``await worker.gather_dep(address, dep, deps)`` tells the state machine that
+        ``address`` holds ``dep`` and ``deps``, and has it fetch them from there. Once the transfer
+        has ended it returns the event that ended it, or None if no transfer began, because the
+        data is here or the transfer has to queue. Raises KeyError for an unknown key, ValueError
+        for a key that is to be run here or is being fetched already.
         """
         if stimulus_id is not None:
             transfer: Coroutine[Any, Any, StateMachineEvent] = super().gather_dep(  # type: ignore[misc]
@@ -195,7 +206,7 @@ class DataVerbs(Steering):
 
     @locked
     def handle_missing_dep(self, deps: Collection[Key]) -> None:
-        """Ask the scheduler who holds these keys; they are fetched once it has answered.
+        """Ask the scheduler which workers hold these keys; fetch them once it has answered.
 
         Raises KeyError for an unknown key, ValueError for one whose data is here.
         """
@@ -210,10 +221,10 @@ class DataVerbs(Steering):
 
     @locked
     def update_who_has(self, who_has: Mapping[Key, Collection[str]]) -> None:
-        """Replace what is known of the holders of these keys.
+        """Replace the known holders of these keys, ``{key: addresses}``.
 
-        Missing data that has a holder now is fetched; data that was to be fetched and has no
-        holder any more goes missing. Raises KeyError for an unknown key.
+        The worker fetches missing data that has a holder now. Data that was to be fetched and has
+        no holder any more goes missing. Raises KeyError for an unknown key.
         """
         self._check_usable()
         holders = checks.holders(who_has)
@@ -224,9 +235,9 @@ class DataVerbs(Steering):
 
     @locked
     def select_keys_for_gather(self, worker: str, dep: Key) -> tuple[list[Key], int]:
-        """What would be fetched together with ``dep`` if ``worker`` were asked for it now.
+        """The keys that one transfer would fetch if ``worker`` were asked for ``dep`` now.
 
-        Nothing is fetched. Returns the keys, ``dep`` first and the rest by priority, and their
+        Fetches nothing. Returns the keys, ``dep`` first and the rest by priority, and their
         total size in bytes. Raises KeyError for an unknown key, ValueError if ``worker`` is not
         known to hold it.
         """
@@ -252,7 +263,7 @@ class DataVerbs(Steering):
     async def gather_from_workers(
         self, who_has: Mapping[Key, Collection[str]], pool: ConnectionPool | None = None
     ) -> tuple[dict[Key, Any], list[Key], list[Key], list[str]]:
-        """Get data from peers, past the state machine: it is given back and not stored.
+        """Fetch data from peers and return it: neither the state machine nor the store gets it.
 
         Parameters
         ----------
@@ -263,8 +274,9 @@ class DataVerbs(Steering):
 
         Returns
         -------
-        ``{key: value}``; the keys that no holder had; the keys that failed otherwise, for
-        instance to unpickle; the addresses that did not answer.
+        As ``distributed.utils_comm.gather_from_workers``: ``{key: value}``; the keys that no holder
+        had; the keys that failed otherwise, for instance to unpickle; the addresses that did not
+        answer.
         """
         holders = checks.holders(who_has)
         data, missing, failed, gone = await gather_from_workers(

@@ -1,10 +1,10 @@
-"""Ends the process of a worker that was told to end and cannot, and has a crash leave a stack.
+"""Ends the process of a worker that is told to end and cannot; has a crash write the stacks.
 
-A worker waits for much while it closes: tasks, plugins, preloads, peers, its threads. Any of them
-may be the user's, and may never return, or keep the event loop from doing anything at all. In a
-process that exists for the worker alone, a thread of this module gives all of it a deadline, says
-in the log what has not ended by then, and ends the process. The deadline is set by the signal that
-tells the process to end, or else when the worker begins to close.
+While a worker closes it waits for tasks, plugins, preloads, peers and its threads. User code among
+them may never return, or block the event loop. In a process that exists for the worker alone, a
+thread of this module waits for a deadline. Then it logs what has not ended, and ends the process.
+The signal that tells the process to end sets the deadline, or else the worker when it begins to
+close.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ NANNYS_CHILD = "Dask Worker process (from Nanny)"
 #: Exit status of a process that was ended here.
 EXIT_STATUS = 1
 
-#: Seconds after the deadline at which the process ends without a word from this module, as a task
-#: that does not let go of the GIL keeps the module's thread from running.
+#: Seconds after the deadline at which faulthandler ends the process, if a task that keeps the GIL
+#: prevents this module's thread from running.
 LAST_RESORT = 5.0
 
-#: Held from when this process has a deadline. A worker closes on its event loop, of which a process
-#: may have several, and a signal handler may run between any two steps of the main thread.
+#: Held once this process has a deadline, and never released. A lock, since several event loops and
+#: a signal handler may try to set the deadline at the same time.
 _deadline = threading.Lock()
 
 
 def in_own_process() -> bool:
     """Whether this process exists for its workers alone, so that it may end with them.
 
-    It does if a nanny has started it, or if the calling thread is the main thread and inside of
+    True if a nanny has started it, or if the calling thread is the main thread and runs
     ``dask worker`` or ``fastworker``.
     """
     if multiprocessing.current_process().name == NANNYS_CHILD:
@@ -57,7 +57,7 @@ def in_own_process() -> bool:
 
 
 def _command() -> click.Context | None:
-    """The context of the command that starts workers, if the calling thread is inside of it."""
+    """The context of the command that starts workers, if the calling thread runs it."""
     from distributed.cli.dask_worker import main as stock
 
     context = click.get_current_context(silent=True)
@@ -68,7 +68,7 @@ def _command() -> click.Context | None:
 
 
 def prepare_process() -> None:
-    """Do for a process that exists for its workers alone what it needs before there is one.
+    """Set up a process that exists for its workers alone; to be called before a worker is made.
 
     Raises ValueError for a bad value of a setting.
     """
@@ -83,21 +83,21 @@ def _leave_stacks_of_crash() -> None:
     """
     wanted = worker_setting("faulthandler")
     if wanted and in_own_process() and not faulthandler.is_enabled():
-        # A stderr that is no file, or none at all
+        # They raise if stderr is no file, or None
         with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
             faulthandler.enable()
 
 
 def _leave_interrupts_to_nanny() -> None:
-    """Have the process of a nanny's worker do nothing about SIGINT.
+    """Have the process of a nanny's worker ignore SIGINT.
 
-    Ctrl-C in a terminal goes to the nanny too, which closes the worker. A notebook that interrupts
-    a cell interrupts the workers of its cluster with it, which are to stay. Handlers of the user's,
-    from preloads, come later and count.
+    Ctrl-C in a terminal reaches the nanny too, which closes the worker. A notebook that interrupts
+    a cell sends SIGINT to the workers of its cluster too, which are to stay. A handler that a
+    preload sets later replaces this one.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and multiprocessing.current_process().name == NANNYS_CHILD:
-        # Not SIG_IGN, which programs that tasks start would inherit
+        # Not SIG_IGN: programs that tasks start would inherit it
         signal.signal(signal.SIGINT, _do_nothing)
 
 
@@ -120,11 +120,11 @@ def end_in_time(
     what
         What was told to end, for the log.
     close_timeout
-        Seconds that closing may take anyway. ``fastworker.worker.end-timeout`` comes on top.
+        Seconds that closing may take. ``fastworker.worker.end-timeout`` is added.
     loop
-        The event loop whose tasks to name.
+        The event loop whose unfinished tasks are logged.
     clean_up
-        Called before the process ends.
+        Called before the process ends; what it raises is ignored.
     """
     grace = worker_setting("end-timeout")
     if grace is not None and in_own_process():
@@ -137,10 +137,10 @@ def end_in_time_after_signals(
     loop: asyncio.AbstractEventLoop,
     clean_up: Callable[[], object],
 ) -> None:
-    """Have the signals that end a command of workers set the deadline as soon as they arrive.
+    """Have SIGINT and SIGTERM set the deadline as soon as they arrive.
 
-    The command's own handlers only wake the event loop, which may be blocked. Does nothing in any
-    other process, or if the command has no handlers. Takes what ``end_in_time`` takes.
+    The handlers of the command of workers only wake the event loop, which may be blocked. Does
+    nothing in any other process, or if the command has no handlers. Parameters as ``end_in_time``.
     """
     grace = worker_setting("end-timeout")
     if threading.current_thread() is not threading.main_thread() or _command() is None:
@@ -153,7 +153,7 @@ def end_in_time_after_signals(
 
 
 class _Handler:
-    """A handler of a signal that sets the deadline, then calls the one that was there before."""
+    """A signal handler that sets the deadline, then calls the former handler."""
 
     def __init__(
         self,
@@ -191,11 +191,11 @@ def told_by_signal() -> bool:
 def _set_deadline(
     what: str, seconds: float, loop: asyncio.AbstractEventLoop, clean_up: Callable[[], object]
 ) -> None:
-    """May be called by a handler of a signal, so that it takes no lock that it would wait for."""
+    """Set the deadline, if there is none. A signal handler may call it, so it waits for no lock."""
     if not _deadline.acquire(blocking=False):
         return
     returned = threading.Event()
-    # A stderr that is no file, or none at all
+    # It raises if stderr is no file, or None
     with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
         faulthandler.dump_traceback_later(seconds + LAST_RESORT, exit=True)
     context = _command()
@@ -214,8 +214,8 @@ def _end_late(
 ) -> None:
     threading.Event().wait(seconds)
     if returned.is_set() and threading.main_thread().is_alive():
-        # The command was called by a program that goes on without it. When Python ends, it marks
-        # the main thread as ended before it waits for the others.
+        # A program called the command and goes on after it. When Python ends, it marks the main
+        # thread as ended before it waits for the other threads.
         return
     try:
         waits = "".join(f"\n  {line}" for line in _unfinished(loop))
@@ -236,9 +236,9 @@ def _end_late(
 
 
 def _unfinished(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
-    """A line for each asyncio task and for each other thread: its name and where it stands."""
+    """A line for each asyncio task and for each other thread: its name and its position."""
     tasks: set[asyncio.Task[object]] = set()
-    with contextlib.suppress(RuntimeError):  # changed all the time
+    with contextlib.suppress(RuntimeError):  # the set changed while it was read
         tasks = asyncio.all_tasks(loop)
     for task in tasks:
         with contextlib.suppress(Exception):
@@ -257,7 +257,7 @@ def _coroutine(task: asyncio.Task[object]) -> str:
 
 
 def _awaits(task: asyncio.Task[object]) -> str:
-    """Where a task stands, from the outermost to the innermost of its coroutines."""
+    """The positions of a task's coroutines, from the outermost to the innermost."""
     places = []
     coroutine: object = task.get_coro()
     while coroutine is not None:

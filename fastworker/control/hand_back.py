@@ -1,22 +1,28 @@
-"""Handing back what a paused worker has not begun.
+"""Handing back the tasks that a paused worker has not begun.
 
 A worker that pauses, since its memory is nearly full, keeps the tasks that it has not begun.
-Stock's scheduler gives it no new ones, but takes those away only where it steals: never from a
-worker with no more tasks than threads. If what fills the memory is a leak, they wait forever. So a
-worker that stays paused releases them, and then asks the scheduler to reschedule them.
+Stock's scheduler gives it no new ones, but takes those away only by stealing: never from a worker
+with no more tasks than threads. If a leak fills the memory, they wait forever. So a worker that
+stays paused releases them, and then asks the scheduler to reschedule them.
 
-The order makes every race harmless. The worker decides, releases and sends in one go on its event
-loop, where alone a pause ends, so that no task begins meanwhile. The scheduler has heard of the
-pause before, on the same stream, so it sends the tasks elsewhere, or keeps them (queued, no-worker)
-until a worker that may run them is running, this one included. It ignores the message for a task
-that it has taken away meanwhile. What it had sent about the task before finds nothing here, and
-what it sends to have the task run here again comes after. Nothing of this counts as a failure of
-the task, or as a retry.
+The order makes every race harmless:
+
+- The worker decides, releases and sends in one turn of its event loop. Only the event loop ends a
+  pause, so no task begins meanwhile.
+- The scheduler has been told of the pause before, on the same stream. So it sends the tasks to
+  other workers, or keeps them (queued, no-worker) until a worker that may run them is running, this
+  one included.
+- The scheduler ignores the message for a task that it has taken away meanwhile.
+- Messages that the scheduler sent about the task before find no task here. A message to run it here
+  again comes after the release.
+
+The scheduler counts neither a failure nor a retry of the task.
 
 These stay:
 
-- what runs, or is in the hands of a transfer: its end is an event that the worker has to wait for;
-- actors: the scheduler keeps an actor's worker in its books when the actor is rescheduled;
+- tasks that run, and keys that are being fetched: the worker has to wait for the event that ends
+  them;
+- actors: the scheduler keeps an actor's worker in its tables when the actor is rescheduled;
 - tasks added by hand: the scheduler may not know them, so they would be lost;
 - inputs of tasks that stay.
 """
@@ -40,10 +46,10 @@ if TYPE_CHECKING:
 
 logger = get_logger("memory")
 
-#: Stock's property, whatever its module calls Worker later: a user may put ours in its place.
+#: Read at import: a user may put our class into the place of distributed.Worker later.
 _stock_status = distributed.Worker.status
 
-#: A task in one of these states has not begun, and no event of its own is due.
+#: A task in one of these states has not begun, and no event will end it.
 NOT_BEGUN = frozenset({"constrained", "ready", "waiting"})
 
 #: How many kinds of tasks to name in the log.
@@ -56,15 +62,15 @@ class HandBack(Steering):
     if TYPE_CHECKING:
         loop: IOLoop
 
-    #: Seconds for which the worker has to be paused; None never to hand anything back.
+    #: Seconds of pause after which the worker hands tasks back; None: never.
     _hand_back_after: float | None = None
     _hand_back_timer: object = None
 
     @_stock_status.setter  # type: ignore[untyped-decorator]
     def status(self, value: Status) -> None:
-        """As stock's, and sees to it that a pause has its time taken.
+        """As ``distributed.Worker.status``; setting it starts or stops the timer of a pause.
 
-        To be set in the thread of the event loop.
+        Only the thread of the event loop may set it.
         """
         _stock_status.__set__(self, value)
         if self.status != Status.paused:
@@ -79,12 +85,12 @@ class HandBack(Steering):
             self._hand_back_timer = self.loop.call_later(self._hand_back_after, self._hand_back)
 
     def _hand_back(self) -> None:
-        """Hand back what there is, and what comes late or could not go yet the next time."""
+        """Hand back what has not begun; later, what has come or become free since."""
         self._hand_back_timer = None
         keys = self._not_begun()
         if keys:
             stimulus_id = new_stimulus_id("hand-back")
-            # Not with the lock held: it may spill, or call plugins
+            # The lock is not held: this may spill, or call plugins
             self.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
             self._reschedule(keys, stimulus_id)
             logger.warning(

@@ -1,7 +1,7 @@
 """Results whose spill file is gone or cannot be read: the scheduler has them computed again.
 
-distributed's worker cannot go on from there. A client that gathers such a result, and a peer that
-needs it, ask for it for ever; a task that needs it fails; and to release it closes the worker.
+distributed's worker does not recover: a client that gathers such a result, or a peer that needs it,
+asks for it forever; a task that needs it fails; releasing it closes the worker.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ class LostResults(Steering):
         loop: IOLoop
 
     def _result_lost(self, error: SpillFileLost) -> None:
-        """To be called, by any thread, when a result turns out to be lost."""
+        """Note that a result is lost. Any thread may call it."""
         self.loop.add_callback(self._drop_lost, error.key, str(error))
 
     def _drop_lost(self, key: Key, reason: str) -> None:
         """Tell the scheduler that this result is not here, and hand back the tasks that need it.
 
-        Another worker may have a copy: then the scheduler does not take back those tasks itself.
+        If another worker has a copy, the scheduler does not take those tasks back itself.
         """
         dependents = self._needing(key)
         if dependents is None:
             return
         logger.error("A result is lost: %s. The scheduler has it computed again.", reason)
         stimulus_id = new_stimulus_id("lost-result")
-        # Not with the lock held: it may call plugins
+        # The lock is not held: this may call plugins
         self.handle_stimulus(FreeKeysEvent(keys=[key, *dependents], stimulus_id=stimulus_id))
         self._follow([ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id)])
         self._reschedule(dependents, stimulus_id)
 
     @locked
     def _needing(self, key: Key) -> list[Key] | None:
-        """Keys of the scheduler's tasks here that need a result; None if it is not here (any more).
+        """Keys of tasks here that need a result, without those added by hand, which fail.
 
-        Tasks that were added by hand are not among them: those fail.
+        None if the result is not in memory here.
         """
         ts = self.state.tasks.get(key)
         if ts is None or ts.state != "memory":

@@ -1,9 +1,8 @@
 """Taking a task from one state to another by hand.
 
-The state machine has transitions that only it can start: they follow from a thread or a transfer
-that became free, or from one that ended. Asked for by hand, such a move is made the way the
-machine would make it, or refused; a move that would leave the machine's books wrong never is
-made.
+Some transitions follow from a thread or transfer that becomes free or ends, so only the state
+machine can start them. Asked for by hand, such a move is made as the machine would make it, or
+refused. A move that would leave the state inconsistent is refused.
 """
 
 from __future__ import annotations
@@ -56,17 +55,17 @@ class Moves(Steering):
         exception: BaseException | None = None,
         compute_duration: float | None = None,
     ) -> None:
-        """Take a task to another state, with all that follows from it.
+        """Take a task to another state, with all transitions that follow.
 
-        Does nothing if it is in that state already. The scheduler hears of it as it does when
-        the same comes about by itself; a task that was to run here and no longer is, it is asked
-        to have run again.
+        Does nothing if it is in that state already. The worker reports to the scheduler as if the
+        state machine had made the move. If the task was to run here and no longer is, the worker
+        asks the scheduler to have it run again.
 
         Parameters
         ----------
         finish_state
-            Where to take it; see ``Worker.transitions`` for what is possible from where. Other
-            moves go through "released", if they can.
+            The state; ``Worker.transitions`` has the direct moves. Other moves go through
+            "released", if possible.
         value
             For "memory": the result. Required.
         exception
@@ -122,9 +121,9 @@ class Moves(Steering):
 
     @locked
     def transition_dep(self, dep: Key, finish_state: str, **details: Any) -> None:
-        """The same for a key that is wanted as an input: it cannot be made to run.
+        """As ``transition``, for a key that is an input of tasks here; it cannot be made to run.
 
-        See ``transition``. Raises ValueError if the key is to be run here, or if the state is not
+        Raises ValueError if the key is to be run here, or if the state is not
         one of an input; see ``Worker.dep_transitions``.
         """
         self._check_usable()
@@ -143,7 +142,7 @@ class Moves(Steering):
         if not isinstance(exception, BaseException):
             raise TypeError(f"a transition to error needs the exception; got {exception!r}")
         if ts.state == "missing":
-            raise ValueError(f"nobody is known to hold {ts.key!r}; that is no error of its own")
+            raise ValueError(f"no holder of {ts.key!r} is known; that is no error of its own")
         self._check_unused(ts)
         try:
             raise exception
@@ -219,10 +218,10 @@ class Moves(Steering):
             if ts.priority is None:
                 raise ValueError(f"{ts.key!r} has no priority: nothing here ever needed it")
             if ts.state == "missing" and not ts.who_has:
-                raise ValueError(f"nobody is known to hold {ts.key!r}")
+                raise ValueError(f"no holder of {ts.key!r} is known")
         rerun = wanted_here(ts)
         if finish == "missing" and ts.state in ("fetch", "released") and ts.who_has:
-            # Takes it off the lists of the peers first.
+            # Takes the key off the lists of the peers first.
             self.handle_stimulus(RefreshWhoHasEvent(who_has={ts.key: []}, stimulus_id=stimulus_id))
         if ts.state != finish:
             self._recommend(ts, finish, stimulus_id)
@@ -240,7 +239,7 @@ class Moves(Steering):
 
 
 def _connected(start: str, finish: str) -> bool:
-    """Whether the state machine knows a way, directly or through released."""
+    """Whether the state machine has a transition, directly or through released."""
     return (start, finish) in TRANSITIONS or (
         "released" not in (start, finish)
         and (start, "released") in TRANSITIONS
@@ -248,7 +247,7 @@ def _connected(start: str, finish: str) -> bool:
     )
 
 
-#: Where a task may be taken by hand while it is in the hands of a thread or of a transfer.
+#: Moves by hand of a task that a thread runs, or whose key is being fetched: start -> finishes.
 _FROM_BUSY: Mapping[str, frozenset[str]] = {
     "cancelled": frozenset({"fetch", "long-running", "released", "waiting"}),
     "executing": frozenset({"fetch", "long-running", "released", "rescheduled"}),

@@ -1,4 +1,4 @@
-"""Ending workers from outside."""
+"""Ending workers from another process."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def shutdown(
     reason: str = "shutdown",
     security: Security | None = None,
 ) -> list[str] | Coroutine[Any, Any, list[str]]:
-    """Connect to workers and terminate them, and their nannies with them.
+    """Connect to workers and terminate them, with their nannies.
 
-    In a script it returns when they have ended; where an event loop is running it gives back a
+    In a script it returns when they have ended. Where an event loop is running it returns a
     coroutine to await::
 
         fastworker.shutdown(["tcp://10.0.0.1:4321", "tcp://10.0.0.2:4321"])
@@ -33,10 +33,10 @@ def shutdown(
     addresses
         The workers' own addresses, such as ``tcp://10.0.0.1:4321``; one or several.
     timeout
-        Seconds, or a text like "5s", to give each worker to answer, and again to end. By default
+        Seconds, or a text like "5s", for each worker to answer, and again to end. By default
         the configured ``distributed.comm.timeouts.connect``.
     reason
-        For the workers' logs.
+        A text for the workers' logs.
     security
         Certificates, for workers that speak TLS.
 
@@ -47,10 +47,10 @@ def shutdown(
     Raises
     ------
     ConnectionError
-        Some workers could not be reached, or did not end in time; it names them. All the others
-        have been terminated.
+        Workers could not be reached, or did not end in time; the error names them. All other
+        workers have been terminated.
     TypeError
-        Something in ``addresses`` is not a text.
+        An element of ``addresses`` is not a text.
     """
     addresses = [addresses] if isinstance(addresses, str) else list(addresses)
     for address in addresses:
@@ -89,7 +89,7 @@ async def _terminate(address: str, timeout: float, reason: str, security: Securi
     comm = await connect(address, timeout=timeout, **security.get_connection_args("client"))
     try:
         await comm.write({"op": "terminate", "reason": reason, "reply": True})
-        # The worker closes its connections last of all; it has no other way to answer.
+        # The worker sends no answer; it closes the connection last of all.
         await wait_for(comm.read(), timeout)
     except CommClosedError:
         pass

@@ -1,4 +1,4 @@
-"""How a call from outside reaches the state machine. What the modules of verbs share."""
+"""How a call by hand reaches the state machine: shared by the modules of verbs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: A task in one of these states has been given to this worker to run, and has not run yet.
 PROCESSING = frozenset({"constrained", "executing", "long-running", "ready", "waiting"})
 
-#: A task in one of these is in the hands of a thread or of a transfer, whose end will be an
-#: event; until then nobody else may say how it ended.
+#: In these states a thread runs the task, or a transfer fetches its result. An event will end that;
+#: until then a call by hand may not say how it ended.
 BUSY = frozenset({"cancelled", "executing", "flight", "long-running", "resumed"})
 
 
 def new_stimulus_id(verb: str) -> str:
-    """Names one call in the worker's logs and in what it sends to the scheduler."""
+    """A name for one call, for the worker's logs and its messages to the scheduler."""
     return f"{verb}-{time()}"
 
 
@@ -81,9 +81,9 @@ class Steering:
         _engine: Engine | StockEngine
         _async_instructions: set[asyncio.Task[StateMachineEvent]]
 
-        #: Keys of tasks that were added or made to wait by hand, which the scheduler need not know
-        #: of. Event loop's thread adds and removes, with the core's lock; any thread may look with
-        #: the lock.
+        #: Keys of tasks that were added or made to wait by hand; the scheduler may not know them.
+        #: The thread of the event loop adds and removes, with the core's lock. Any thread may read
+        #: with the lock.
         by_hand: set[Key]
 
         def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
@@ -91,7 +91,7 @@ class Steering:
         def _report_broken_state(self, error: Exception) -> None: ...
 
     def _check_usable(self) -> None:
-        """Raises RuntimeError if the worker is not running, or from another thread than its own."""
+        """Raise RuntimeError if the worker is not running, or in another thread than its own."""
         if self.status not in WORKER_ANY_RUNNING:
             raise RuntimeError(f"{self!r} is not running")
         if threading.get_ident() != self.thread_id:
@@ -101,30 +101,30 @@ class Steering:
             )
 
     def _mark_by_hand(self, key: Key) -> None:
-        """Note that a task runs here because of a call by hand; the core's lock is held."""
+        """Note that a task is here because of a call by hand. The caller holds the core's lock."""
         if len(self.by_hand) > 1000 + len(self.state.tasks):
             self.by_hand.intersection_update(list(self.state.tasks))
         self.by_hand.add(key)
 
     def _known(self, key: Key) -> TaskState:
-        """The task of that key. Raises KeyError if the worker knows of none."""
+        """The task of that key. Raises KeyError if the worker has none."""
         ts = self.state.tasks.get(checks.a_key(key))
         if ts is None:
             raise KeyError(f"no task {key!r} on {self.address}")
         return ts
 
     def _check_unused(self, ts: TaskState, but_for: Iterable[TaskState] = ()) -> None:
-        """Raises ValueError if a task that is yet to run here needs ``ts``."""
+        """Raise ValueError if a task that is yet to run here needs ``ts``."""
         in_use = [f"{user.key!r} ({user.state})" for user in users(ts) if user not in but_for]
         if in_use:
             raise ValueError(f"{ts.key!r} is needed here by {', '.join(in_use)}")
 
     @fail_hard  # type: ignore[untyped-decorator]
     def _drive(self, decide: Callable[[], Iterable[Instruction]]) -> None:
-        """Have the state machine decide something, and carry it out.
+        """Carry out the instructions that ``decide`` gets from the state machine.
 
-        As with ``handle_stimulus``, an error in here means that the state can no longer be
-        trusted, and closes the worker.
+        As in ``handle_stimulus``, an error means that the state may be inconsistent, and closes the
+        worker.
         """
         try:
             self._follow(decide())
@@ -133,12 +133,15 @@ class Steering:
             raise
 
     def _recommend(self, ts: TaskState, finish: str | tuple[Any, ...], stimulus_id: str) -> None:
-        """Have the state machine take a task to another state, with all that follows from it."""
+        """Have the state machine take a task to another state, with all transitions that follow."""
         self._drive(lambda: self.state._transitions({ts: finish}, stimulus_id=stimulus_id))
 
     def _release(self, tasks: list[TaskState], report: bool, stimulus_id: str) -> None:
-        """Let go of tasks. With ``report``, the scheduler hears of each result that was here, and
-        is asked to have those that have not run yet run again, here or elsewhere."""
+        """Let go of tasks.
+
+        With ``report``, tell the scheduler which results are gone, and ask it to reschedule the
+        tasks that have not run yet.
+        """
         rerun = [ts.key for ts in tasks if wanted_here(ts)]
         event = FreeKeysEvent(keys=[ts.key for ts in tasks], stimulus_id=stimulus_id)
         if report:
@@ -155,7 +158,7 @@ class Steering:
         self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys])
 
     def _drive_unreported(self, event: StateMachineEvent) -> None:
-        """Have the state machine handle an event, and not tell the scheduler what is gone by it."""
+        """Have the state machine handle an event; the scheduler is not told which results go."""
         self._drive(
             lambda: [
                 instruction

@@ -1,6 +1,6 @@
-"""What a task is made of: taking one apart, putting one together, running one.
+"""The parts of a task: unpickling them, checking them, building a task of them, running it.
 
-Plain functions: they know nothing of a worker and may be called from any thread.
+Plain functions that know nothing of a worker; any thread may call them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def deserialize_task(
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Bring a task into the form ``(function, args, kwargs)``.
 
-    Each part may be itself or its pickle, as bytes. In place of the parts, ``task`` may be a
-    whole one: a ``dask`` ``Task``, a tuple ``(function, *args)``, or the pickle of either.
+    Each part may be the object or its pickle, as bytes. In place of the parts, ``task`` may be a
+    whole task: a ``dask`` ``Task``, a tuple ``(function, *args)``, or the pickle of either.
 
     Raises
     ------
     Exception
-        Whatever unpickling raised.
+        Any error of unpickling.
     TypeError
         The parts are not those of a task.
     """
@@ -50,7 +50,7 @@ def deserialize_task(
 
 
 def unpickled(part: Any) -> Any:
-    """``part``, loaded if it is a pickle, that is, bytes. Raises whatever loading raises."""
+    """``part``, unpickled if it is bytes. Raises any error of unpickling."""
     if isinstance(part, (bytes, bytearray, memoryview)):
         return pickle.loads(part)
     return part
@@ -59,7 +59,7 @@ def unpickled(part: Any) -> Any:
 def check_task(
     function: Any, args: Any = None, kwargs: Any = None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The parts of a task as they can be called. Raises TypeError for parts that cannot be."""
+    """The parts of a task, ready to be called. Raises TypeError if they cannot be called."""
     if not callable(function) or isinstance(function, GraphNode):
         raise TypeError(f"a task needs a callable, got {function!r:.200}")
     if args is None:
@@ -76,7 +76,7 @@ def check_task(
 
 
 def default_nbytes() -> int:
-    """The size in bytes that Dask assumes for data whose size nobody knows."""
+    """The size in bytes that Dask assumes for data of unknown size."""
     nbytes: int = parse_bytes(dask.config.get("distributed.scheduler.default-data-size"))
     return nbytes
 
@@ -88,8 +88,11 @@ def build_task(
     kwargs: Mapping[str, Any],
     dependencies: Collection[Key],
 ) -> Task:
-    """A runnable task. Arguments that equal one of ``dependencies``, also inside lists, tuples,
-    sets and dict values, stand for that key's data."""
+    """A runnable task.
+
+    An argument that equals one of ``dependencies`` stands for that key's data, also inside of
+    lists, tuples, sets and dict values.
+    """
     if dependencies:
         args = tuple(_refer(arg, dependencies) for arg in args)
         kwargs = {name: _refer(arg, dependencies) for name, arg in kwargs.items()}
@@ -126,27 +129,27 @@ def apply_function(
     *,
     time_delay: float = 0.0,
 ) -> dict[str, Any]:
-    """Call ``function(*args, **kwargs)`` in this thread and say how it went.
+    """Call ``function(*args, **kwargs)`` in this thread and return the outcome.
 
     Parameters
     ----------
     time_delay
-        Seconds to add to the clock, which brings it to the scheduler's.
+        Seconds to add to this machine's clock to get the scheduler's time.
 
     Returns
     -------
     A dict. After success: ``status`` "OK", ``op`` "task-finished", ``result``, ``nbytes`` (its
-    estimated size) and ``type`` (None for None). After an exception: ``status`` "error", ``op``
-    "task-erred", ``actual_exception``, ``exception`` and ``traceback`` ready for the wire,
-    ``exception_text`` and ``traceback_text``. Always: ``start`` and ``stop`` in seconds since
-    the epoch, and ``thread``, the identity of the thread.
+    estimated size in bytes) and ``type`` (None for None). After an exception: ``status`` "error",
+    ``op`` "task-erred", ``actual_exception``, ``exception`` and ``traceback`` ready to be sent,
+    ``exception_text`` and ``traceback_text``. In both: ``start`` and ``stop`` in seconds since the
+    epoch, and ``thread``, the identity of the thread.
 
     Raises
     ------
     TypeError
         The parts cannot be called, or the function is a coroutine function.
     SystemExit, KeyboardInterrupt
-        From the function: these are for the process, not for the task.
+        The function raised it: these are for the process, not for the task.
     """
     function, args, kwargs = check_task(function, args, kwargs)
     if iscoroutinefunction(function):

@@ -1,4 +1,4 @@
-"""Verbs on tasks: take one on, let go of one, run one, say how one went."""
+"""Verbs on tasks: add one, release one, run one, report one."""
 
 from __future__ import annotations
 
@@ -64,11 +64,13 @@ class TaskVerbs(Steering):
         annotations: Mapping[str, Any] | None = None,
         stimulus_id: str | None = None,
     ) -> None:
-        """Take on a task, as if the scheduler had sent it.
+        """Add a task, as if the scheduler had sent it.
 
-        If its result is here already, the scheduler is told so again, at once. If it waits or
-        runs already, nothing happens. The scheduler has results of tasks removed that it did not
-        ask for.
+        If its result is here already, the worker reports that again, at once. If it waits or runs
+        already, nothing happens. The scheduler removes results of tasks that it does not know.
+
+        If a part cannot be unpickled, the worker reports to the scheduler that the task erred, with
+        the exception, and keeps nothing of the task.
 
         Parameters
         ----------
@@ -86,18 +88,15 @@ class TaskVerbs(Steering):
         nbytes
             Sizes of the inputs in bytes; without it they are estimated.
         run_id
-            The scheduler's number for this run; it dismisses results of any other run.
+            The scheduler's number for this run; it ignores results of any other run.
         resource_restrictions, actor, annotations
             As in distributed's ``ComputeTaskEvent``. The task belongs to no span.
-
-        If a part cannot be unpickled, the scheduler is told that the task erred, with the
-        exception, and nothing of the task stays here.
 
         Raises
         ------
         ValueError
-            The key or the priority is blank; an input cannot be had from anywhere; a resource is
-            unknown here, or there is not enough of it.
+            The key or the priority is blank; an input has no holder; a resource is unknown here, or
+            there is not enough of it.
         TypeError
             An argument is of the wrong type.
         """
@@ -162,7 +161,7 @@ class TaskVerbs(Steering):
         return dict(restrictions)
 
     def _sources(self, key: Key, dep: Key, workers: list[str]) -> list[str]:
-        """Where to get an input from, for the state machine: never an empty list."""
+        """The holders of an input, for the state machine: never an empty list."""
         ts = self.state.tasks.get(dep)
         if ts is not None and ts.state == "memory":
             return workers or [self.address]
@@ -188,7 +187,7 @@ class TaskVerbs(Steering):
         *,
         stimulus_id: str,
     ) -> None:
-        """Tell the scheduler that a task erred that could not be taken on to begin with."""
+        """Report to the scheduler that a task erred because it could not be unpickled."""
         logger.error("Could not deserialize task %r: %r", key, error)
         self.state.log.append((key, "undeserializable", stimulus_id, time()))
         self._follow(
@@ -211,10 +210,10 @@ class TaskVerbs(Steering):
     def release_key(
         self, key: Key, cause: Key | None = None, reason: str | None = None, report: bool = True
     ) -> None:
-        """Let go of a key: drop its result, do not run it, or ignore what comes of it.
+        """Release a key: drop its result, do not run it, or ignore the result of a run.
 
-        The scheduler is told of a result that is gone, and is asked to have a task run again that
-        has not finished; without ``report`` it is told neither.
+        The worker tells the scheduler that a result is gone, and asks it to have an unfinished task
+        run again; without ``report`` it does neither.
 
         Parameters
         ----------
@@ -237,9 +236,9 @@ class TaskVerbs(Steering):
 
     @locked
     def release_dep(self, dep: Key, report: bool = True) -> None:
-        """Let go of an input, and with it of the tasks that are yet to run here and need it.
+        """Release an input, and the tasks that are yet to run here and need it.
 
-        Raises KeyError if the worker does not know it.
+        Raises KeyError for an unknown key.
         """
         self._check_usable()
         ts = self._known(dep)
@@ -266,11 +265,12 @@ class TaskVerbs(Steering):
     def execute(
         self, key: Key, *, stimulus_id: str | None = None
     ) -> Coroutine[Any, Any, StateMachineEvent]:
-        """Run a task and give back the event that says how it went.
+        """Run a task and return the event that ends it.
 
-        The state machine calls it with a ``stimulus_id`` to start a task. Without one it waits
-        for the run of ``key`` that is under way, and changes nothing. Of a run that has ended
-        already it says how it went as long as the outcome is here.
+        The state machine calls it with a ``stimulus_id`` to start a task, as
+        ``distributed.Worker.execute``. Without one it waits for the run of ``key`` that is under
+        way, and changes nothing. For a run that has ended it returns the event as long as the
+        outcome is here.
 
         Raises KeyError for an unknown key, ValueError for a task that has not been run here.
         """
@@ -318,11 +318,11 @@ class TaskVerbs(Steering):
 
     @locked
     def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:
-        """Take ``value`` for the result of ``key``. Does nothing if its result is here already.
+        """Store ``value`` as the result of ``key``. Does nothing if its result is here already.
 
-        Tasks that waited for it go on. The scheduler is told if it knows of the key through this
-        worker: that the task finished, if it was to run here, or else that the data is here.
-        Without ``report`` it is told neither.
+        Tasks that waited for it go on. If this worker has the key already, it tells the scheduler
+        that the task finished, if it was to run here, or else that the data is here. Without
+        ``report`` it tells neither.
 
         Raises ValueError if the key is being run or fetched: its result is about to come.
         """
@@ -336,13 +336,13 @@ class TaskVerbs(Steering):
         ran_here = known is not None and known.state in PROCESSING
         stimulus_id = new_stimulus_id("put-key-in-memory")
         self.handle_stimulus(UpdateDataEvent(data={key: value}, stimulus_id=stimulus_id))
-        # The state machine may have found that the value cannot be stored, and said so itself.
+        # If the value could not be stored, the state machine has reported that itself.
         if report and known is not None and known.state == "memory":
             self._report_result(known, ran_here, stimulus_id)
 
     @locked
     def send_task_state_to_scheduler(self, key: Key) -> None:
-        """Tell the scheduler, again, how a task ended: with a result or with an exception.
+        """Report to the scheduler again that a task finished or erred.
 
         Raises KeyError for an unknown key, ValueError for a task that has not ended.
         """
@@ -369,7 +369,7 @@ class TaskVerbs(Steering):
         if not ran_here:
             self._follow([AddKeysMsg(keys=[ts.key], stimulus_id=stimulus_id)])
             return
-        # The state machine's answer to being asked for a result that it has is to report it.
+        # The state machine reports a result that it is asked to compute and already has.
         self.handle_stimulus(
             ComputeTaskEvent(
                 key=ts.key,
@@ -387,7 +387,7 @@ class TaskVerbs(Steering):
         )
 
     async def terminate(self, report: bool = True) -> str | None:
-        """Close the worker, and its nanny. Without ``report``, leave without a word.
+        """Close the worker, and its nanny. Without ``report``, drop unsent messages.
 
         Returns "OK", or None if the worker was closing already.
         """
@@ -403,7 +403,7 @@ class TaskVerbs(Steering):
     def apply_function(
         self, function: Callable[..., Any], args: Any = (), kwargs: Any = None
     ) -> dict[str, Any]:
-        """Call a function in this thread and say how it went, by the scheduler's clock.
+        """Call a function in this thread and return the outcome, with the scheduler's time.
 
         See ``fastworker.control.task_parts.apply_function``.
         """

@@ -1,8 +1,8 @@
-"""Read-only windows on a worker's state.
+"""Read-only views of a worker's state.
 
-The state machine holds one ``TaskState`` a key and its own collections of them. The classes here
-answer questions about it by key or by peer address. A view holds no data: it looks at the state
-each time it is read, so it costs nothing until then and is never out of date.
+The state machine holds one ``TaskState`` a key, and collections of them. The views here are indexed
+by key or by a peer's address. A view holds no data: it reads the state each time it is read, so it
+is never out of date.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ DEPENDENCY_STATES = frozenset(
     }
 )
 
-#: Every pair (start, finish) that the state machine has a transition of its own for. Any other
-#: pair is reached through ``released`` or not at all.
+#: Every pair (start, finish) that the state machine has a direct transition for. Any other pair is
+#: reached through ``released`` or not at all.
 TRANSITIONS: frozenset[tuple[str, str]] = frozenset(StockWorkerState._TRANSITIONS_TABLE)
 
 DEPENDENCY_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
@@ -48,10 +48,10 @@ DEPENDENCY_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
 
 
 class MappingView(Mapping[K, V], Generic[K, S, V]):
-    """``source`` seen through ``value``, without the entries that ``keep`` refuses.
+    """``source`` with ``value`` applied to its entries, without the entries that ``keep`` refuses.
 
-    Iteration goes over a copy of the keys, so that the state may change under it, and each answer
-    comes from one look at the source: threads that run tasks change it too.
+    Threads that run tasks change the source at any time. So iteration goes over a copy of the keys,
+    and each answer comes from one read of the source.
     """
 
     __slots__ = ("_keep", "_source", "_value")
@@ -67,7 +67,7 @@ class MappingView(Mapping[K, V], Generic[K, S, V]):
         self._keep = keep
 
     def __getitem__(self, key: K) -> V:
-        # Not by item: some of the sources make up an entry for a key they do not have.
+        # Not source[key]: some of the sources are defaultdicts.
         entry = self._source.get(key, MISSING)
         if entry is MISSING:
             raise KeyError(key)
@@ -243,9 +243,9 @@ def _itself(entry: V) -> V:
 
 
 class view(Generic[V]):
-    """A property of a worker that any may be set over, on a worker or in a subclass.
+    """A property that a worker or a subclass may replace by setting an attribute of its name.
 
-    distributed's worker has no such attributes, so that users may have given it their own.
+    distributed's worker does not have these names, so a user's subclass may use them for its own.
     """
 
     def __init__(self, look: Callable[[Any], V]) -> None:
@@ -261,7 +261,7 @@ class view(Generic[V]):
 
 
 class StateViews:
-    """What a worker knows, by name. A mixin of ``fastworker.Worker``; changes nothing.
+    """What a worker knows, by name. A mixin of ``fastworker.Worker``; read-only.
 
     distributed of 2025 still has some of these names (``tasks``, ``ready``, ``data_needed``,
     ``has_what``, ``in_flight_workers``) as attributes that warn and point to ``Worker.state``;
@@ -351,7 +351,7 @@ class StateViews:
 
     @view
     def has_what(self) -> Mapping[str, frozenset[Key]]:
-        """The keys that each peer holds, of those this worker cares for."""
+        """The keys that each peer holds, of those that this worker has tasks for."""
         return MappingView(self.state.has_what, frozenset, len)
 
     @view
@@ -361,7 +361,7 @@ class StateViews:
 
     @view
     def missing_dep_flight(self) -> Set[TaskState]:
-        """The tasks whose data nobody is known to hold."""
+        """The tasks whose data has no known holder."""
         return TaskSetView(self.state, lambda state: state.missing_dep_flight)
 
     @view
@@ -376,7 +376,7 @@ class StateViews:
 
     @view
     def compute_stream_handlers(self) -> Mapping[str, Callable[..., Any]]:
-        """What the scheduler can ask for on its stream, by the name of the operation."""
+        """The handlers of the scheduler's messages on the stream, by the name of the operation."""
         return self.stream_handlers
 
     @view
@@ -387,5 +387,5 @@ class StateViews:
 
     @view
     def connection_pool(self) -> ConnectionPool:
-        """The connections to peers and to the scheduler's RPC port, kept for re-use."""
+        """The pool of connections to peers and to the scheduler."""
         return self.rpc
