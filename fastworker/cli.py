@@ -177,7 +177,7 @@ def _check_scheduler(options: dict[str, Any]) -> None:
 
 
 def _check_values(options: dict[str, Any]) -> None:
-    """Raise ClickException, naming the option, for a bad value: distributed's error does not name it."""
+    """Raise ClickException, naming the option, for a bad value; distributed does not name it."""
     from distributed.utils import parse_ports
 
     parsers: dict[str, Callable[[str], object]] = {

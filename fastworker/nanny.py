@@ -20,7 +20,7 @@ from fastworker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny")
 
-#: Seconds that distributed's command gives its nannies to close after a signal; see ``Nanny.close``.
+#: Seconds that distributed's command gives nannies to close after a signal; see ``Nanny.close``.
 SIGNAL_TIMEOUT = 10.0
 
 ENDING = (Status.closing, Status.closed, Status.failed)

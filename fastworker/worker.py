@@ -387,7 +387,7 @@ class Worker(
         """Spill what the last events have put into memory beyond its target."""
         data = self.data
         if type(data) is Store and data.fast.over_target:
-            data.settle()
+            data.spill_excess()
 
     # Stimuli in, instructions out
 

@@ -21,8 +21,8 @@ logger = get_logger("data")
 class SpillFileLost(OSError):
     """The file of a spilled value is gone, cut short or cannot be read: the value is lost.
 
-    What unpickling a complete file raises is not of this kind: the value's own code is to blame,
-    and would raise it again for the same value made anew.
+    Errors of unpickling a complete file are not of this kind: they come from the value's own code,
+    and would come again if the value were computed again.
     """
 
     def __init__(self, key: Key, reason: str) -> None:
@@ -31,10 +31,10 @@ class SpillFileLost(OSError):
 
 
 class Files(AnyKeyFile):
-    """``AnyKeyFile`` that leaves nothing of a file that could not be written.
+    """``distributed.spill.AnyKeyFile`` that removes a file that could not be written completely.
 
-    zict's leaves what was written before a disk was full, which keeps it full. And a directory that
-    is gone, as cleaners remove empty ones too, is made again.
+    zict leaves it, which keeps a full disk full. A directory that is gone is made again: cleaners
+    of temporary files remove empty ones.
     """
 
     def __init__(self, directory: str) -> None:
@@ -64,12 +64,12 @@ class Files(AnyKeyFile):
 class Disk(Slow):
     """``distributed.spill.Slow`` whose sums are right when several threads write and remove.
 
-    And for which a file may be gone or unreadable: cleaners of temporary directories remove what
-    has not been used for days, and disks fail.
+    A file may also be gone or unreadable: cleaners of temporary directories remove files that have
+    not been used for days, and disks fail.
 
-    Room is taken before a file is written and given back if that fails, so `max_weight` holds for
-    all writers together. `total_weight` and `weight_by_key` are guarded by `lock`, which nobody
-    holds while pickling or writing. There is at most one writer a key: see `Store`.
+    A thread takes room before it writes a file, and gives it back if writing fails, so `max_weight`
+    holds for all writers together. `lock` guards `total_weight` and `weight_by_key`; no thread
+    holds it while it pickles or writes. There is at most one writer a key: see `Store`.
     """
 
     def __init__(self, spill_directory: str, max_weight: int | Literal[False] = False) -> None:
@@ -82,10 +82,11 @@ class Disk(Slow):
         Raises
         ------
         distributed.spill.PickleError
-            With what pickling raised as its cause.
+            Pickling failed; the error is its cause.
         distributed.spill.MaxSpillExceeded
-            It would be more than `max_weight` bytes on disk.
+            All files together would be larger than `max_weight` bytes.
         OSError
+            The file cannot be written.
         """
         try:
             frames = self.dump(value)
@@ -108,9 +109,11 @@ class Disk(Slow):
         Raises
         ------
         KeyError
+            The key is not on disk.
         SpillFileLost
+            The file is gone, incomplete or unreadable.
         Exception
-            Whatever unpickling the value raises.
+            Any error of unpickling the value.
         """
         try:
             with context_meter.meter("disk-read", "seconds"):
@@ -130,8 +133,8 @@ class Disk(Slow):
     def __delitem__(self, key: Key) -> None:
         """Remove the file of a key.
 
-        The key is gone in any case. A file that cannot be removed is left, and logged: nothing
-        depends on it, and it goes with the directory when the worker ends.
+        The key is gone in any case. A file that cannot be removed is left, and logged: it is not
+        read again, and goes with the directory when the worker ends. Raises KeyError.
         """
         if key not in self.d:
             raise KeyError(key)

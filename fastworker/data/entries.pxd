@@ -1,22 +1,22 @@
-"""Results in memory, one by one, and what kind of key lets a change go unseen."""
+"""One result in memory, and the kind of key that can be looked up without a thread switch."""
 
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t
 
 
 cdef class Entry:
-    # A result, in 80 bytes: it has no methods, whose table it would have to point to, and no int
-    # where a char will do. Key, value and size never change; the rest is guarded like `ResultLRU`.
+    # A result, in 80 bytes: no methods, which would need a pointer to their table, and chars for
+    # flags. Key, value and size never change; the rest is guarded like `ResultLRU`.
     cdef readonly object key
     cdef readonly object value
     cdef readonly int64_t nbytes
-    # Neighbours in a ring that has `ResultLRU.ends` in it. Borrowed: an entry that goes leaves the
-    # ring, so that none can point to one that is gone.
+    # Neighbours in the ring of `ResultLRU.ends`. Borrowed: an entry leaves the ring before it is
+    # freed, so no pointer dangles.
     cdef PyObject* older
     cdef PyObject* newer
-    cdef readonly char held  # it is in a memory; otherwise it was deleted, replaced or spilled
+    cdef readonly char held  # it is in a `ResultLRU`; otherwise it was deleted, replaced or spilled
     cdef readonly char leaving  # it is being spilled
-    cdef readonly char stuck  # it does not pickle, and somebody has been told so
+    cdef readonly char stuck  # it does not pickle, and that has been logged
 
 
 cdef bint plain(object key, int depth=*) noexcept
@@ -24,7 +24,7 @@ cdef Entry new_entry(object key, object value, int64_t nbytes, bint is_plain)
 
 
 cdef inline void link_before(Entry self, Entry entry) noexcept:
-    """Into the ring, on the older side of `entry`."""
+    """Insert into the ring, on the older side of `entry`."""
     self.newer = <PyObject*>entry
     self.older = entry.older
     (<Entry>entry.older).newer = <PyObject*>self

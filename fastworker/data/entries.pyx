@@ -1,4 +1,4 @@
-"""Results in memory, one by one, and what kind of key lets a change go unseen."""
+"""One result in memory, and the kind of key that can be looked up without a thread switch."""
 
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -13,7 +13,7 @@ cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object o)
 
 cdef enum:
-    DEEPEST = 8  # tuples in tuples that are looked through
+    DEEPEST = 8  # levels of nested tuples that are checked
 
 
 cdef bint plain(object key, int depth=0) noexcept:

@@ -10,34 +10,34 @@ cdef int64_t as_weight(object nbytes) except? -1
 
 
 cdef class ResultLRU(Storage):
-    # Guarded by the GIL, and that is enough, because no change can be seen half done: a change is
-    # one stretch of C code in which no thread switch can happen. A switch needs Python code, or a
-    # call that lets go of the GIL. There is neither in a stretch:
+    # Guarded by the GIL. That is enough, because each change is one stretch of C code without a
+    # thread switch, so no thread sees it half done. A switch needs Python code, or a call that
+    # releases the GIL. There is neither in a stretch:
     #   - `plain` keys (see there) are hashed and compared by C code alone;
     #   - an entry is allocated before the stretch begins, since the garbage collector may run then;
     #     growing a dict or a ring allocates nothing that the collector counts;
-    #   - nothing of the user's is let go: entries that leave are kept by a local variable or handed
-    #     out, and with them their values, until the stretch is over.
-    # Once a key came that is not plain, `strange` stays set, and none of this holds any more: the
-    # native methods send their callers to the mapping, whose methods all take `lock` as well.
+    #   - no user's object is freed: a local variable or the caller holds entries that leave, and
+    #     with them their values, until the stretch is over.
+    # The first key that is not plain sets `has_custom_keys`, for good. From then on the native
+    # methods send their callers to the mapping, whose methods all take `lock` as well.
     cdef dict entries  # {key: Entry}
-    cdef dict away  # {key: None} of what has been spilled. No key is in both
-    cdef dict busy  # {key: None} whose files somebody is about: not to be spilled now
-    cdef Entry ends  # no result; its `newer` is the oldest entry, its `older` the newest
+    cdef dict away  # {key: None} of spilled values. No key is in both
+    cdef dict busy  # {key: None} whose spill file is being written or removed: not to be spilled
+    cdef Entry ends  # not a result; its `newer` is the oldest entry, its `older` the newest
     cdef int64_t total  # bytes of all entries
-    cdef int64_t total_leaving  # bytes of those that are being spilled
+    cdef int64_t total_leaving  # bytes of entries that are being spilled
     cdef object n_
     cdef object offset_
     cdef double limit  # n - offset
     cdef double heaviest  # n
-    cdef bint strange
-    cdef public bint over_target  # set by `put`: somebody has to spill. Who does so resets it
+    cdef bint has_custom_keys
+    cdef public bint over_target  # set by `put`, reset by `Store.spill_excess`
     cdef public bint closed
-    cdef readonly object lock  # RLock; see `strange`. Nothing that may take long happens under it
+    cdef readonly object lock  # RLock; see `has_custom_keys`. Held for short operations only
     cdef readonly list on_evict
     cdef readonly list on_cancel_evict
     cdef readonly object weight
-    # What was read by `look` and the like: ever-growing
+    # Reads by `look` and `read` since the start
     cdef readonly int64_t read_count
     cdef readonly int64_t read_bytes
 

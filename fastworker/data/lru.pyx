@@ -1,13 +1,13 @@
 """Results in memory: a hash table whose entries are also linked from oldest to newest use.
 
-It stands where ``SpillBuffer`` has a ``zict.LRU`` on a dict, and answers to the same names. To the
-core it is a `Storage`. The rules that it keeps with `Store`, which does the spilling:
+It takes the place of ``SpillBuffer``'s ``zict.LRU`` on a dict, with the same methods. To the core
+it is a `Storage`. `Store` does the spilling; the two keep these rules:
 
-- A key is in `entries` or in `away` or not here at all; it changes from one to the other in one
-  stretch. So whoever asks always gets an answer that was true.
-- While an entry is written to disk it stays in `entries`, marked as leaving. It may be deleted or
-  replaced there meanwhile; who wrote it finds that out in the end and removes the file again.
-  Nobody else touches the file until then: the key is in `busy`.
+- A key is in `entries`, in `away`, or not here. It changes from one to the other in one stretch, so
+  every answer was true at some moment.
+- While a thread writes an entry to disk, the entry stays in `entries`, marked as leaving. Another
+  thread may delete or replace it meanwhile; then the writing thread removes the file at the end.
+  No other thread touches the file until then: the key is in `busy`.
 """
 
 import threading
@@ -25,11 +25,11 @@ cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object d, object key) except? NULL
     PyObject* PyDict_SetDefault(object d, object key, object value) except NULL
 
-cdef int64_t HEAVIEST = 1 << 53  # no machine has as much; sums and doubles stay exact
+cdef int64_t HEAVIEST = 1 << 53  # more than any machine has; sums and doubles stay exact
 
 
 cdef int64_t as_weight(object nbytes) except? -1:
-    """What a `sizeof` answered, as a C number."""
+    """The result of a `sizeof`, as a C number."""
     return min(max(int(nbytes), 0), HEAVIEST)
 
 
@@ -45,10 +45,10 @@ cdef class ResultLRU(Storage):
     weight: callable
         (key, value) -> bytes, for values that come without their size.
     on_evict: list of callables
-        (key, value) -> None: write it elsewhere. Called with no lock held, and if it raises, the
+        (key, value) -> None: write the value to disk. Called with no lock held. If it raises, the
         value stays.
     on_cancel_evict: list of callables
-        (key, value) -> None: undo that, as the key was deleted or replaced meanwhile.
+        (key, value) -> None: undo `on_evict`, since the key was deleted or replaced meanwhile.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -68,17 +68,17 @@ cdef class ResultLRU(Storage):
     # ------------------------------------------------------------------------ for compiled code
 
     cdef bint put(self, object key, object value, int64_t nbytes) except -1:
-        """Hold a value; sets `over_target` if it makes too many.
+        """Hold a value; sets `over_target` if the values then exceed the target.
 
-        False for one that is heavier than all that may be held, for a key that is here already,
-        and for one that is not plain.
+        False, and nothing happens, for a value heavier than the target, for a key that is here
+        already, and for a key that is not plain.
         """
         cdef Entry entry
         if nbytes > self.heaviest or not plain(key):
             return False
         entry = new_entry(key, value, max(nbytes, 0), True)
-        # One stretch from here
-        if self.strange or (self.away and PyDict_Contains(self.away, key)):
+        # No thread switch from here to return
+        if self.has_custom_keys or (self.away and PyDict_Contains(self.away, key)):
             return False
         if PyDict_SetDefault(self.entries, key, entry) != <PyObject*>entry:
             return False
@@ -89,7 +89,7 @@ cdef class ResultLRU(Storage):
 
     cdef object look(self, object key):
         cdef Entry entry
-        if self.strange:
+        if self.has_custom_keys:
             return MISSING
         entry = self.find(key)
         if entry is None:
@@ -98,9 +98,9 @@ cdef class ResultLRU(Storage):
         return entry.value
 
     cdef object take(self, object key):
-        """As promised by `Storage`; also MISSING for one whose failure to pickle is on record."""
+        """See `Storage`; also MISSING for a value whose failure to pickle is on record."""
         cdef Entry entry
-        if self.strange:
+        if self.has_custom_keys:
             return MISSING
         entry = self.find(key)
         if entry is None or entry.stuck:
@@ -109,7 +109,7 @@ cdef class ResultLRU(Storage):
         return entry.value
 
     cdef bint holds(self, object key) except -1:
-        if self.strange:
+        if self.has_custom_keys:
             with self.lock:
                 return PyDict_Contains(self.entries, key) or PyDict_Contains(self.away, key)
         return PyDict_Contains(self.entries, key) or (
@@ -119,7 +119,7 @@ cdef class ResultLRU(Storage):
     # The same for Python code
 
     def try_put(self, key, value, int64_t nbytes):
-        """`Storage.put`: hold a value below target in one step. False if it cannot be."""
+        """`Storage.put`: hold a value. False if only the mapping's methods can take it."""
         return self.put(key, value, nbytes)
 
     def try_look(self, key, default=None):
@@ -146,7 +146,7 @@ cdef class ResultLRU(Storage):
         return 0
 
     cdef int remove(self, Entry entry) except -1:
-        """Out of `entries`; the caller keeps the entry alive until the stretch is over."""
+        """Remove from `entries`; the caller holds the entry until the stretch is over."""
         PyDict_DelItem(self.entries, entry.key)
         unlink(entry)
         entry.held = False
@@ -161,17 +161,17 @@ cdef class ResultLRU(Storage):
         self.renew(entry)
 
     cdef void renew(self, Entry entry) noexcept:
-        """It has just been used."""
+        """Make it the newest."""
         if entry.newer != <PyObject*>self.ends:
             unlink(entry)
             link_before(entry, self.ends)
 
     cdef bint exceeds(self, double limit) noexcept:
-        """Whether more has to be spilled than is being spilled."""
+        """Whether more than `limit` bytes stay after the entries that are being spilled."""
         return <double>(self.total - self.total_leaving) > limit
 
     cdef bint lacks_room(self, int64_t nbytes) noexcept:
-        """Whether something has to be spilled for a value that does not go to disk at once."""
+        """Whether a value has to be spilled before one of that size fits into memory."""
         return (
             not self.closed and <double>nbytes <= self.heaviest
             and self.exceeds(self.limit - <double>nbytes)
@@ -195,7 +195,7 @@ cdef class ResultLRU(Storage):
         return 0
 
     cdef int stay(self, Entry entry) except -1:
-        """An entry that was leaving does not, if it still is here at all."""
+        """End the spilling of an entry that stays, or that was deleted or replaced meanwhile."""
         PyDict_DelItem(self.busy, entry.key)
         entry.leaving = False
         if entry.held:
@@ -205,21 +205,27 @@ cdef class ResultLRU(Storage):
     # ------------------------------------------------------------------------------- for `Store`
 
     def place(self, key, value, nbytes, bint leave=False):
-        """Hold this value in place of what the key had, in memory or away.
+        """Replace the value of a key, in memory or away.
 
         Parameters
         ----------
         nbytes
-            The weight of the value.
+            The size of the value in bytes.
         leave
-            It is to be written to disk at once.
+            Whether to write it to disk at once.
 
         Returns
         -------
-        The new entry; the former one or None, to be let go when no lock is held; whether the
-        former value was away, and its file has to be removed; whether the caller has to `move_out`
-        the new entry then, as it is leaving: never without `leave`, nor when the former value is
-        being written just now. If it was away and does not leave, `unpin` the key instead.
+        entry
+            The new entry.
+        former
+            The former entry or None; the caller frees it when it holds no lock.
+        was_away
+            The former value was spilled: the caller has to remove its file, and then to `move_out`
+            the new entry, if `leaves`, or to `unpin` the key.
+        leaves
+            The caller has to `move_out` the new entry. False without `leave`, and while another
+            thread writes the former value.
         """
         cdef bint is_plain = plain(key)
         cdef Entry entry = new_entry(key, value, as_weight(nbytes), is_plain)
@@ -227,7 +233,7 @@ cdef class ResultLRU(Storage):
         cdef bint was_away = False, leaves = False
         with self.lock:
             if not is_plain:
-                self.strange = True
+                self.has_custom_keys = True
             former = self.find(key)
             if former is not None:
                 self.remove(former)
@@ -241,7 +247,7 @@ cdef class ResultLRU(Storage):
                 self.begin_leaving(entry)
             elif was_away:
                 PyDict_SetItem(self.busy, key, None)
-        # Not for the caller to see by `leaving`: somebody else may begin to spill it at any time
+        # `leaves` is not `entry.leaving`: another thread may begin to spill it at any time
         return entry, former, was_away, leaves
 
     def unpin(self, key):
@@ -250,7 +256,7 @@ cdef class ResultLRU(Storage):
             PyDict_DelItem(self.busy, key)
 
     def take_entry(self, key):
-        """Delete a key in memory: its entry, to be let go when no lock is held, or None."""
+        """Delete a key in memory. Its entry, which the caller frees with no lock held, or None."""
         cdef Entry entry
         with self.lock:
             entry = self.find(key)
@@ -259,7 +265,7 @@ cdef class ResultLRU(Storage):
         return entry
 
     def take_if_held(self, Entry entry not None):
-        """Delete this very entry, if it still is here."""
+        """Delete this very entry, if it is still here."""
         with self.lock:
             if entry.held:
                 self.remove(entry)
@@ -269,9 +275,9 @@ cdef class ResultLRU(Storage):
             return PyDict_Contains(self.away, key)
 
     def take_away(self, key):
-        """Forget a key that was spilled; then `unpin` it when its file has been removed.
+        """Forget a key that was spilled; False if it was not.
 
-        False if it was not.
+        The caller has to remove its file, and then to `unpin` the key.
         """
         cdef bint found = False
         with self.lock:
@@ -291,7 +297,7 @@ cdef class ResultLRU(Storage):
         return entry
 
     def mark_stuck(self, key):
-        """Note that it is on record that this value does not pickle. False if it is gone."""
+        """Note that the failure to pickle this value has been logged. False if it is gone."""
         cdef Entry entry
         with self.lock:
             entry = self.find(key)
@@ -312,11 +318,11 @@ cdef class ResultLRU(Storage):
         return self.holds(key)
 
     def exceeds_target(self, int64_t room=0):
-        """Whether something has to be spilled, to have room for that many bytes more."""
+        """Whether values have to be spilled before `room` more bytes fit."""
         return not self.closed and self.exceeds(self.limit - <double>room)
 
     def move_out(self, Entry entry not None):
-        """Spill an entry that `place` said is to leave. Answers and raises as `evict` does."""
+        """Spill an entry for which `place` returned `leaves`. Returns and raises as `evict`."""
         key, value = entry.key, entry.value
         try:
             for callback in self.on_evict:
@@ -326,7 +332,7 @@ cdef class ResultLRU(Storage):
                 self.stay(entry)
             if entry.held or not isinstance(error, Exception):
                 raise
-            return None, None, 0  # it would have been in vain anyhow
+            return None, None, 0  # deleted or replaced: the error does not matter
         with self.lock:
             if entry.held:
                 self.remove(entry)
@@ -342,7 +348,7 @@ cdef class ResultLRU(Storage):
         return None, None, 0
 
     def evict_oldest(self, Entry but=None):
-        """`evict` the oldest entry that can be; None if there is none, or if it is `but`."""
+        """`evict` the oldest entry that is not busy; None if there is none, or if it is `but`."""
         cdef Entry entry
         with self.lock:
             entry = self.oldest_idle()
@@ -351,11 +357,11 @@ cdef class ResultLRU(Storage):
             self.begin_leaving(entry)
         return self.move_out(entry)
 
-    # --------------------------------------------------------------------- as zict.LRU has them
+    # ------------------------------------------------------------------------- as in zict.LRU
 
     @property
     def n(self):
-        """How many bytes to hold before values have to be evicted. To set it evicts nothing."""
+        """How many bytes to hold before values have to be evicted. Setting it evicts nothing."""
         return self.n_
 
     @n.setter
@@ -366,7 +372,7 @@ cdef class ResultLRU(Storage):
 
     @property
     def offset(self):
-        """Bytes that count as if they were held. To set it evicts nothing."""
+        """Bytes that count as if they were held. Setting it evicts nothing."""
         return self.offset_
 
     @offset.setter
@@ -376,7 +382,7 @@ cdef class ResultLRU(Storage):
 
     @property
     def total_weight(self):
-        """Bytes of all values."""
+        """The size of all values in bytes."""
         return self.total
 
     @property
@@ -396,7 +402,7 @@ cdef class ResultLRU(Storage):
         return keys
 
     def evict(self, key=MISSING):
-        """Hand a value to the `on_evict` callbacks and hold it no more.
+        """Pass a value to the `on_evict` callbacks and remove it from memory.
 
         Parameters
         ----------
@@ -405,15 +411,15 @@ cdef class ResultLRU(Storage):
 
         Returns
         -------
-        (key, value, weight), or (None, None, 0) if it was deleted or replaced meanwhile, or if all
-        there is is being evicted by others.
+        (key, value, bytes), or (None, None, 0) if it was deleted or replaced meanwhile, or if other
+        threads are evicting all values.
 
         Raises
         ------
         KeyError
             There is no such key.
         Exception
-            What a callback raised. The value is still here.
+            A callback raised it. The value is still here.
         """
         cdef Entry entry
         with self.lock:
@@ -430,7 +436,7 @@ cdef class ResultLRU(Storage):
     def evict_until_below_target(self, n=None):
         """Evict, oldest first, until at most `n` bytes are held; by default the target.
 
-        Raises what a callback raised.
+        Raises any error of a callback.
         """
         cdef double limit = self.limit if n is None else n - self.offset_
         while self.exceeds(limit) and not self.closed:
@@ -468,7 +474,7 @@ cdef class ResultLRU(Storage):
             return default
 
     def __contains__(self, key):
-        if self.strange:
+        if self.has_custom_keys:
             with self.lock:
                 return PyDict_Contains(self.entries, key)
         return PyDict_Contains(self.entries, key)
@@ -477,7 +483,7 @@ cdef class ResultLRU(Storage):
         return len(self.entries)
 
     def __iter__(self):
-        # Of a copy: others may change the table at any time
+        # Of a copy: other threads may change the table at any time
         return iter(list(self.entries))
 
     def keys(self):
@@ -510,7 +516,7 @@ Mapping.register(ResultLRU)
 
 
 class MemoryValues(ValuesView):
-    """The values of a `ResultLRU`; to look at them is no use of them."""
+    """The values of a `ResultLRU`; reading them does not make them newer."""
 
     def __iter__(self):
         cdef Entry entry
@@ -522,7 +528,7 @@ class MemoryValues(ValuesView):
 
 
 class MemoryItems(ItemsView):
-    """The keys and values of a `ResultLRU`; to look at them is no use of them."""
+    """The keys and values of a `ResultLRU`; reading them does not make them newer."""
 
     def __iter__(self):
         cdef Entry entry

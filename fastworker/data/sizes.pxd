@@ -1,3 +1,3 @@
-"""How many bytes values take."""
+"""The sizes of values in bytes."""
 
 cpdef object nbytes_of(object value)

@@ -1,10 +1,9 @@
-"""How many bytes values take: what ``dask.sizeof`` says, without asking it where that is known.
+"""The sizes of values in bytes, as ``dask.sizeof`` finds them, computed natively for common types.
 
-``dask.sizeof`` picks a handler by the type of the value, and users may register their own. So the
-handler in force is looked up each time, which is one look into a dict, and only if it is one of
-Dask's own that are known here, for a type that is known exactly, is its answer computed natively.
-Any other handler is called, and any other case is left to ``distributed.sizeof.safe_sizeof``. So
-there is nothing that could be out of date.
+``dask.sizeof`` picks a handler by the type of the value, and users may register their own. So each
+call looks up the handler in Dask's own dict. The answer of Dask's handlers for builtin types is
+computed natively. Any other handler is called, and any other case is left to
+``distributed.sizeof.safe_sizeof``.
 """
 
 from sys import getsizeof
@@ -30,13 +29,13 @@ cdef extern from "Python.h":
     long PyLong_AsLongAndOverflow(object value, int* overflow) except? -1
 
 cdef enum:
-    SAMPLED = 10  # Dask looks at all items of collections up to this size, at random ones of others
-    DEEPEST = 4  # collections in collections that are looked into
+    SAMPLED = 10  # Dask sizes all items of collections up to this length, random ones of longer
+    DEEPEST = 4  # levels of nested collections that are computed natively
 
-# {type: handler}, of the dispatcher itself, so that it is always up to date
+# {type: handler}: the dispatcher's own dict, so it is never out of date
 cdef dict handlers = dask.sizeof.sizeof._lookup
 
-# Dask's own, by what they do
+# Dask's own handlers
 cdef object GETSIZEOF = dask.sizeof.sizeof_default
 cdef object LEN = dask.sizeof.sizeof_bytes
 cdef object COLLECTION = dask.sizeof.sizeof_python_collection
@@ -54,17 +53,17 @@ cdef object make_list = list  # called as Python calls it: how much room a list 
 
 
 cdef inline PyObject* handler_of(object cls) except? NULL:
-    """What Dask has for this very type, borrowed; NULL if it has nothing."""
+    """Dask's handler for exactly this type, borrowed; NULL if it has none."""
     return PyDict_GetItemWithError(handlers, cls)
 
 
 cpdef object nbytes_of(object value):
-    """How many bytes a value takes, as ``distributed.sizeof.safe_sizeof`` finds; a whole number.
+    """The size of a value in whole bytes, as ``distributed.sizeof.safe_sizeof`` finds it.
 
     A value whose size cannot be found counts as a megabyte, and that is logged.
 
-    Raises TypeError if a handler finds something else than a number, and whatever the type of the
-    value raises when it is asked for its name.
+    Raises TypeError if a handler returns something else than a number, and any error that the
+    value's type raises when its name is read.
     """
     cdef Py_ssize_t size
     cdef PyObject* found
@@ -78,12 +77,12 @@ cpdef object nbytes_of(object value):
         else:
             answer = (<object>found)(value)
     except Exception:
-        answer = safe_sizeof(value)  # once more: it knows what to log, and in what words
+        answer = safe_sizeof(value)  # again: it logs the error
     return whole_bytes(answer)
 
 
 cdef Py_ssize_t native(object value, int depth) except -2:
-    """The size, or -1 if it takes more than is known here to find it."""
+    """The size, or -1 if it cannot be computed natively."""
     cdef PyObject* found = handler_of(type(value))
     if found == NULL:
         return -1

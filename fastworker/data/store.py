@@ -1,4 +1,4 @@
-"""``Worker.data``: results in memory, and those that had to go to disk."""
+"""``Worker.data``: results in memory and on disk."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fastworker.data.entries import Entry
 from fastworker.data.lru import ResultLRU
 from fastworker.data.sizes import nbytes_of
 
-# Its rate limits are for all who spill
+# The same logger as SpillBuffer, so that its rate limits hold for both
 logger = logging.getLogger("distributed.spill")
 own_logger = get_logger("data")  # for what distributed has no line for
 
 
 class Load:
-    """A value on its way back from disk, for all who ask for it meanwhile.
+    """A value that one thread reads back from disk, for all threads that ask for it meanwhile.
 
-    `cancelled` and `entry` are guarded by the lock of the store, and final once `done` is set.
+    The store's lock guards `cancelled`, `found` and `value`. They are final once `done` is set.
     """
 
     __slots__ = ("cancelled", "done", "found", "thread", "value")
@@ -43,44 +43,44 @@ class Load:
 
 
 class Store(SpillBuffer):
-    """A ``SpillBuffer`` that costs next to nothing until something has to be spilled.
+    """``distributed.spill.SpillBuffer`` with almost no cost until a value has to be spilled.
 
-    Its `fast` is a `ResultLRU`, into which compiled code puts values, and from which it takes them,
-    without a call into Python. If that leaves `fast.over_target` set, `settle` has to be called.
+    Its `fast` is a `ResultLRU`: compiled code puts values into it and takes them from it without a
+    call into Python. If that leaves `fast.over_target` set, the caller has to call `spill_excess`.
 
-    Any number of threads may use it, and none waits for what another one pickles, except for the
-    value that it asked for itself. What differs from ``SpillBuffer`` on purpose:
+    Any number of threads may use it. A thread waits for another to pickle or read a value only if
+    it asks for that value. Intended differences from ``SpillBuffer``:
 
-    - To read a value back from disk does not raise if another one, that has to make room for it,
-      cannot be spilled. That is logged, as elsewhere.
-    - Nor does it raise AssertionError if, after a value that went to disk at once, another one
-      cannot.
-    - A value that is heavier than the target and does not pickle sends nothing else to disk.
-    - `evict` answers -1 when there is nothing to evict, and does not raise KeyError.
-    - A new value may be on record as unpicklable again, whatever happens to others meanwhile.
+    - Reading a value back from disk does not raise if another value, which has to make room for it,
+      cannot be spilled. The failure is logged.
+    - Nor does it raise AssertionError if another value cannot be spilled after one that went to
+      disk at once.
+    - A value that is heavier than the target and does not pickle sends no other value to disk.
+    - `evict` returns -1 if there is nothing to evict, and does not raise KeyError.
+    - A failure to pickle is logged again for a new value of the same key.
 
     Parameters
     ----------
     spill_directory: str
-        Where to write to.
+        The directory for spilled values.
     target: int
         How many bytes to hold in memory.
     max_spill: int or False
-        How many bytes to write to disk at most.
+        The most bytes on disk; False for no limit.
 
     Attributes
     ----------
     on_lost: callable or None
-        What to call, in the thread that reads, with each `SpillFileLost`, before that is raised.
+        The reading thread calls it with each `SpillFileLost`, before it raises that.
     """
 
     # What guards what:
-    # - `fast`: itself, see memory.pxd.
+    # - `fast`: itself, see lru.pxd.
     # - `slow` and below: zict's own locks, and Disk's for its sums. That is enough, as no two
     #   threads write or remove the file of one key: a key that is being written is `busy` in
-    #   `fast` until the file is complete or removed again; all others are removed under `lock`,
-    #   and are busy while that lasts. A file may be removed under somebody who reads it; he finds
-    #   his `Load` cancelled.
+    #   `fast` until the file is complete or removed again; other files are removed under `lock`,
+    #   and their keys are busy meanwhile. A file may be removed while another thread reads it; that
+    #   thread finds its `Load` cancelled.
     # - `_loads`: `lock`. Nothing is pickled, read or written under it.
     # - `_metrics`: `_metrics_lock`.
 
@@ -107,7 +107,7 @@ class Store(SpillBuffer):
     def in_place_of(cls, buffer: SpillBuffer) -> Store:
         """A store with the settings of an empty ``SpillBuffer``.
 
-        Raises ValueError if there is something in it.
+        Raises ValueError if it holds a value.
         """
         if buffer:
             raise ValueError(f"{buffer} is in use already")
@@ -116,15 +116,13 @@ class Store(SpillBuffer):
 
     # --------------------------------------------------------------------------------- spilling
 
-    def settle(self, room: int = 0) -> None:
-        """Spill values, least recently used first, until those in memory are below target.
+    def spill_excess(self, room: int = 0) -> None:
+        """Spill values, least recently used first, until `room` more bytes fit below the target.
 
-        And until there is room for that many bytes more.
-
-        Stops at the first one that cannot be spilled: it does not pickle, the disk is full, or
-        `max_spill` is reached. That is logged, and the value stays in memory. Never raises. To be
-        called with no lock held, by any thread; values that others are spilling already are
-        theirs.
+        Values that other threads are spilling count as spilled. Stops at the first value that
+        cannot be spilled (it does not pickle, the disk is full, or `max_spill` is reached): that is
+        logged, and the value stays in memory. Never raises. Any thread may call it, with no lock
+        held.
         """
         self.fast.over_target = False
         if self.fast.exceeds_target(room):
@@ -135,8 +133,8 @@ class Store(SpillBuffer):
     def evict(self) -> int:
         """Spill the value that has not been used for longest, even if below target.
 
-        Returns its bytes, 0 if it was deleted or replaced meanwhile, or -1 if it could not be
-        spilled, which has been logged, or if there is none. Never raises.
+        Returns its size in bytes, 0 if it was deleted or replaced meanwhile, or -1 if there is none
+        or it could not be spilled, which is logged. Never raises.
         """
         with self._capture_metrics():
             return self._spill_oldest()
@@ -150,14 +148,14 @@ class Store(SpillBuffer):
         return -1 if evicted is None else evicted[2]
 
     def _log_failure(self, error: Exception) -> None:
-        """Say why a value stays in memory."""
+        """Log why a value stays in memory."""
         if isinstance(error, MaxSpillExceeded):
             logger.warning("Spill file on disk reached capacity; keeping data in memory")
         elif not isinstance(error, PickleError):
             logger.error("Spill to disk failed; keeping data in memory", exc_info=error)
         elif error.key not in self.logged_pickle_errors:
             logger.error("Failed to pickle %r", error.key, exc_info=error)
-            with self.lock:  # or it might be deleted in between
+            with self.lock:  # the value must not be deleted in between
                 if self.fast.mark_stuck(error.key):
                     self.logged_pickle_errors.add(error.key)
 
@@ -171,7 +169,7 @@ class Store(SpillBuffer):
             raise
         except Exception as error:
             self._log_failure(error)
-            # Everything else goes instead, as far as it can
+            # Spill all other values instead, as far as possible
             try:
                 while len(self.fast) > 1 and entry.held and self.fast.evict_oldest(but=entry):
                     pass
@@ -183,11 +181,10 @@ class Store(SpillBuffer):
     # ---------------------------------------------------------------------------------- mapping
 
     def __setitem__(self, key: Key, value: object) -> None:
-        """Hold a value; on disk if it is heavier than the target alone.
+        """Hold a value; on disk if it alone is heavier than the target.
 
-        Raises what pickling it raised, in the latter case, and forgets the key. Nothing else that
-        goes wrong with spilling is raised: it is logged, and what could not be spilled stays in
-        memory.
+        In that case it raises any error of pickling the value, and forgets the key. Other failures
+        to spill are logged, and the values stay in memory.
         """
         nbytes = nbytes_of(value)
         entry, former, leaves = self._replace(key, value, nbytes, nbytes > self.n)
@@ -196,10 +193,10 @@ class Store(SpillBuffer):
             with self._capture_metrics():
                 if not self._spill_at_once(key, entry):
                     return
-        self.settle()
+        self.spill_excess()
 
     def set_noevict(self, key: Key, value: object) -> None:
-        """Hold a value in memory whatever its size, and spill nothing for it now."""
+        """Hold a value of any size in memory, and spill nothing for it now."""
         self._replace(key, value, nbytes_of(value), leave=False)
         if self.fast.exceeds_target():
             self.fast.over_target = True
@@ -231,8 +228,8 @@ class Store(SpillBuffer):
     def get_many(self, keys: Iterable[Key]) -> dict[Key, object]:
         """{key: value} of those keys that are here.
 
-        As ``{key: store[key] for key in keys if key in store}``, but those who meter this context
-        are told once of all that were in memory; and those that are lost are left out.
+        As ``{key: store[key] for key in keys if key in store}``, but all reads from memory are
+        metered as one, and lost values are left out.
         """
         values = {}
         count = nbytes = 0
@@ -243,7 +240,7 @@ class Store(SpillBuffer):
                 count += 1
                 nbytes += entry.nbytes
             elif key in self:
-                # Deleted since, by another thread, or its file is
+                # Another thread has deleted it since, or its file is lost
                 with suppress(KeyError, SpillFileLost):
                     values[key] = self[key]
         if count:
@@ -262,12 +259,12 @@ class Store(SpillBuffer):
                 finally:
                     self.fast.unpin(key)
             self.logged_pickle_errors.discard(key)
-        # Only now, with no lock held, `entry` and with it the value are let go
+        # The value is freed here, with `entry`, while no lock is held
 
     def __contains__(self, key: object) -> bool:
         if self.fast.holds_key(key):
             return True
-        with self.lock:  # it may be just about to be replaced
+        with self.lock:  # another thread may be replacing it
             return self.fast.holds_key(key)
 
     def __len__(self) -> int:
@@ -275,7 +272,7 @@ class Store(SpillBuffer):
 
     def __iter__(self) -> Iterator[Key]:
         """All keys that are here at this moment: those in memory, then those on disk."""
-        with self.lock:  # nothing comes back from disk meanwhile; what is spilled is seen twice
+        with self.lock:  # no value comes back from disk meanwhile; one that is spilled is in both
             keys = dict.fromkeys(self.fast)
             spilled = self.fast.spilled_keys()
         yield from keys
@@ -303,7 +300,7 @@ class Store(SpillBuffer):
             if mine:
                 self._read_back(key, load)
             elif load.thread == threading.get_ident():
-                # To unpickle this value asks for it. What comes of that is not ours to say
+                # Unpickling this value asks for the value itself; the outcome is the user's code's
                 return self.slow[key]
             else:
                 load.done.wait()
@@ -341,7 +338,7 @@ class Store(SpillBuffer):
                     del self._loads[key]
             load.done.set()
         if load.found:
-            self.settle()
+            self.spill_excess()
             for callback in self.slow_to_fast_callbacks:
                 callback(key, value)
 
@@ -367,7 +364,7 @@ class Store(SpillBuffer):
 
     @contextmanager
     def _capture_metrics(self) -> Iterator[None]:
-        # With a key, or what happens inside would be counted by the context outside as well
+        # With a key, so that a call inside of another one of this store counts once
         with context_meter.add_callback(self._add_metric, key=(Store, id(self))):
             yield
 
@@ -377,11 +374,11 @@ class Store(SpillBuffer):
 
     @staticmethod
     def _report_reads(count: int, nbytes: int) -> None:
-        """Tell those who meter this context; `fast` has counted it for the store's own sums."""
+        """Report reads to the callbacks of this context; `fast` has counted them for the store."""
         context_meter.digest_metric("memory-read", count, "count")
         context_meter.digest_metric("memory-read", nbytes, "bytes")
 
 
 def weight(key: Key, value: object) -> Any:
-    """Bytes of a value, for those who put it into `Store.fast` themselves."""
+    """The size of a value in bytes, for values put into `Store.fast` without it."""
     return nbytes_of(value)

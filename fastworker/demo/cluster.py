@@ -76,7 +76,7 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(worker.pid)
                 times = process.cpu_times()
-                # The parent's times include children that have ended; those that live have their own.
+                # The parent's times include children that have ended, not those that live.
                 total += times.user + times.system
                 total += times.children_user + times.children_system
                 for child in process.children(recursive=True):

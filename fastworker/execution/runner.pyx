@@ -398,7 +398,7 @@ cdef class Runner:
         """Spill until that many bytes have room; the time it takes is that of a task just run."""
         cdef double start = wall_clock()
         cdef Py_ssize_t own = len(self.extras)  # reports of the task's run, if not measured yet
-        self.contexts.run(partial(self.engine.worker.data.settle, room))
+        self.contexts.run(partial(self.engine.worker.data.spill_excess, room))
         for label, value, unit in self.extras[own:]:
             self.metrics.add_extra(span_id, prefix, label, value, unit, SUCCESS)
         del self.extras[own:]

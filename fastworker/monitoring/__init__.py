@@ -1,1 +1,1 @@
-"""What a worker reports about itself: heartbeats, figures, profiles, pages, its state in the log."""
+"""What a worker reports of itself: heartbeats, figures, profiles, pages, its state in the log."""

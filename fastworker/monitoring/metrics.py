@@ -94,7 +94,7 @@ class Metrics:
                 self._draining = False
 
     def _put_spans_together(self) -> None:
-        """Add the oldest figures of spans to those without a span, until half of the names are left.
+        """Merge the oldest figures of spans into those without one, until half the names are left.
 
         A span ends when the cluster is idle, and the next task begins another; distributed's worker
         keeps the names of all of them. Figures that have changed since the last heartbeat are in

@@ -55,7 +55,7 @@ class Profiling:
         self.digest_metric("profile-duration", time() - start)
 
     def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:
-        """``{key: frames as text, the outermost first}`` of running tasks: of ``keys``, or of all."""
+        """``{key: frames as text, outermost first}`` of running tasks: of ``keys``, or of all."""
         stacks = {
             key: [profile.repr_frame(frame) for frame in reversed(frames)]
             for _ident, key, frames in copy_stacks(self.active_threads)

@@ -78,7 +78,7 @@ class RootQueue:
         self.evidence.clear()
 
     def finished(self, key: Any, start: str, finish: str, details: dict[str, Any]) -> None:
-        """Note a transition of a task. The plugin's hook calls it for every one, so it must be quick."""
+        """Note a transition of a task. The plugin calls it for every one, so it must be quick."""
         if finish == "forgotten" and self.evidence:
             self._forget_gone(self.scheduler.tasks[key].group)
             return

@@ -1,8 +1,8 @@
 """Fetching results from peers.
 
-A result that cannot be made again from what arrives fails the whole transfer in stock, and tasks
-that wait for any part of it wait for ever. Here the others are taken, and the tasks that need the
-one fail with what it raised.
+In stock, a result that cannot be unpickled here fails the whole transfer, and the tasks that need
+any result of it wait forever. Here the worker keeps the other results, and the tasks that need the
+one fail with the error of unpickling it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ from fastworker.config.logs import get_logger
 logger = logging.getLogger("distributed.worker")
 own_logger = get_logger("data")  # for what distributed has no line for
 
-#: Seconds until a busy peer is asked again for results that are fetched one by one; as long as
-#: stock waits.
+#: Seconds until the worker asks a busy peer again while it fetches results one by one; as stock.
 ASK_AGAIN_AFTER = 0.15
 
 
-class NotMade(Exception):
-    """A result cannot be had, for a reason that looks as if the connection broke.
+class UnreadableResult(Exception):
+    """A result arrived and cannot be read, with an error that looks like a broken connection.
 
-    Unpickling it raised OSError or EOFError, or it is larger than a message may be.
+    Unpickling raised OSError or EOFError, or the result is larger than a message may be.
     """
 
     def __init__(self, cause: OSError | EOFError | MessageTooLarge) -> None:
@@ -69,8 +68,8 @@ class Fetching:
         def digest_metric(self, name: Any, value: float) -> None: ...
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Of transfers of which nothing could be made: the stimulus ids of their events, until
-        # those are metered. The event loop's thread only.
+        # Stimulus ids of the events of transfers without a readable result, until the transfers
+        # are metered. Only the event loop's thread reads and writes it.
         self._nothing_made: set[str] = set()
         super().__init__(*args, **kwargs)
 
@@ -83,12 +82,23 @@ class Fetching:
         *,
         stimulus_id: str,
     ) -> StateMachineEvent:
-        """Fetch results from a peer: the event that says how it went.
+        """Fetch results from a peer and return the event that ends the transfer.
 
-        As ``distributed.Worker.gather_dep``, but for results that cannot be made again.
+        As ``distributed.Worker.gather_dep``, but for results that cannot be unpickled.
+
+        Parameters
+        ----------
+        worker
+            The address of the peer.
+        to_gather
+            The keys.
+        total_nbytes
+            The expected size of the results in bytes.
+        stimulus_id
+            For the log.
         """
         if self.status not in WORKER_ANY_RUNNING:
-            # Only the state machine of this worker will ever hear of it
+            # Only the state machine of this worker gets this event
             return GatherDepFailureEvent.from_exception(
                 RuntimeError("Worker is shutting down"),
                 worker=worker,
@@ -146,7 +156,7 @@ class Fetching:
             stimulus_id=f"gather-dep-success-{time()}",
         )
         if bad and not data:
-            # To the state machine it is no failure: that would be one of the keys, for good
+            # No failure event: the state machine would take all of its keys for erred, for good
             self._nothing_made.add(done.stimulus_id)
         return done
 
@@ -162,11 +172,12 @@ class Fetching:
             self.digest_metric(("gather-dep", label, unit), value)
 
     async def gather(self, who_has: dict[Key, list[str]]) -> dict[str, object]:
-        """Fetch data that is to be here too: for ``replicate``, ``rebalance`` and ``scatter``.
+        """Fetch and keep data: for ``replicate``, ``rebalance`` and ``scatter``.
 
-        The answer goes past the stream. If the data was here before and the scheduler is yet to
-        read that it was let go, it reads that after the answer, takes the data for gone, and
-        nobody would ever have it removed. So it is told in the stream that the data is here.
+        As ``distributed.Worker.gather``. The answer does not go through the stream. If the data was
+        here before, and the message that it was released is still under way, the scheduler reads
+        that message after the answer, takes the data for gone, and never removes it. So the worker
+        also says in the stream that the data is here.
         """
         answer: dict[str, object] = await super().gather(who_has)  # type: ignore[misc]
         here = [key for key in who_has if key in self.data]
@@ -181,25 +192,27 @@ class Fetching:
     async def _fetch_the_good(
         self, worker: str, keys: Collection[Key]
     ) -> tuple[dict[Key, object] | None, dict[Key, ErrorMessage]]:
-        """Results by key, None if the peer is busy; and what went wrong with the others.
+        """``{key: result}``, None if the peer is busy; and ``{key: error}`` of unreadable results.
 
-        That is pickled right away: an error holds the frames that it has come through, which hold
-        what was received, and those of their callers. None of them is to hold the error.
+        Errors are pickled at once: an error holds its frames and those of their callers, which hold
+        the bytes that were received.
         """
         try:
             return await self._fetch(worker, keys), {}
         except OSError:
             raise
         except Exception as error:
-            own_logger.exception("Cannot make what came from %s; fetching one by one", worker)
+            own_logger.exception("Cannot read the results from %s; fetching one by one", worker)
             if len(keys) == 1:
-                message = error_message(error.cause if isinstance(error, NotMade) else error)
+                message = error_message(
+                    error.cause if isinstance(error, UnreadableResult) else error
+                )
                 return {}, dict.fromkeys(keys, message)
         data: dict[Key, object] = {}
         bad: dict[Key, ErrorMessage] = {}
         for key in keys:
             good, found_bad = await self._fetch_the_good(worker, [key])
-            while good is None:  # busy, and what has come already is not to be fetched twice
+            while good is None:  # busy: wait here, to keep the results that have arrived
                 await asyncio.sleep(ASK_AGAIN_AFTER)
                 good, found_bad = await self._fetch_the_good(worker, [key])
             data.update(good)
@@ -207,7 +220,7 @@ class Fetching:
         return data, bad
 
     async def _fetch(self, worker: str, keys: Collection[Key]) -> dict[Key, object] | None:
-        """Those of the results that the peer has; None if it is busy."""
+        """``{key: result}`` of the keys that the peer has; None if it is busy."""
         comm = await self.rpc.connect(worker)
         comm.name = "Ephemeral Worker->Worker for gather"
         try:
@@ -221,16 +234,16 @@ class Fetching:
             data: dict[Key, object] = response["data"]
             return data
         except BaseException:
-            # The peer may be in the middle of its answer, or wait for ours
+            # The peer may be sending its answer, or waiting for ours: do not use the comm again
             comm.abort()
             raise
         finally:
             self.rpc.reuse(worker, comm)
 
     async def _ask(self, comm: Comm, **message: Any) -> Any:
-        """The answer to a message.
+        """Send a message and return the answer.
 
-        Raises OSError if the connection is broken, NotMade, or what went wrong at the peer.
+        Raises OSError if the connection is broken, UnreadableResult, or the error of the peer.
         """
         serializers = self.rpc.serializers
         deserializers = self.rpc.deserializers
@@ -242,13 +255,14 @@ class Fetching:
         try:
             response = await comm.read(deserializers=deserializers)
         except CommClosedError as error:
-            if isinstance(error.__context__, EOFError):  # so say comms that found that in a pickle
-                raise NotMade(error.__context__) from error
+            # Comms raise CommClosedError for an EOFError of a pickle
+            if isinstance(error.__context__, EOFError):
+                raise UnreadableResult(error.__context__) from error
             if isinstance(error.__cause__, MessageTooLarge):
-                raise NotMade(error.__cause__) from error
+                raise UnreadableResult(error.__cause__) from error
             raise
         except OSError as error:
-            raise NotMade(error) from error
+            raise UnreadableResult(error) from error
         if isinstance(response, dict) and response.get("status") == "uncaught-error":
             _, failure, traceback = clean_exception(**response)
             assert failure is not None
@@ -256,9 +270,9 @@ class Fetching:
         return response
 
     def _give_up(self, bad: dict[Key, ErrorMessage]) -> None:
-        """Fail the tasks that need what cannot be had, and forget both.
+        """Report the tasks that need an unreadable result as erred, and release both.
 
-        The scheduler gives such a task to a worker again if it may be retried.
+        The scheduler retries such a task if it has retries left.
         """
         stimulus_id = f"gather-dep-failed-{time()}"
         given_up: set[Key] = set()
@@ -270,7 +284,7 @@ class Fetching:
             for dependent in dependents:
                 if dependent.state != "waiting" or dependent.key in given_up:
                     continue
-                own_logger.error("%r fails: its input %r cannot be had", dependent.key, key)
+                own_logger.error("%r fails: its input %r cannot be read", dependent.key, key)
                 given_up.add(dependent.key)
                 message = TaskErredMsg(
                     key=dependent.key,

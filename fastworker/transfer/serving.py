@@ -1,4 +1,4 @@
-"""Answering peers and clients that ask for results."""
+"""Sending results to peers and clients that ask for them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from fastworker.comm.tcp import TCP as NativeTCP
 from fastworker.data.store import Store
 from fastworker.wire.result_messages import Shared
 
-#: Says of transfers what stock says of them.
+#: Same logger and lines as distributed's.
 logger = logging.getLogger("distributed.worker")
 
 #: What the log adds to a refusal of a paused worker
 THROTTLED = " Throttling outgoing data transfers because worker is paused."
 
-#: A transfer is taken to last this long at least, in seconds, when its bandwidth is computed.
+#: The shortest duration of a transfer, in seconds, for computing its bandwidth.
 SHORTEST = 0.001
 
 #: Results smaller than this, in bytes, are serialized for each request: that takes less time than
-#: to look for another request for the same.
+#: looking for another request for the same result.
 SHARE_FROM = 16 << 10
 
 
 class Serving:
-    """The part of the worker that hands out results."""
+    """The part of the worker that sends results."""
 
     if TYPE_CHECKING:
         address: str
@@ -51,10 +51,10 @@ class Serving:
         transfer_outgoing_log: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Results that are on their way into messages. By weak reference: the transfers hold them,
-        # and nothing holds a result, nor what it was serialized to, when the last one has been
-        # written. The event loop's thread looks here; any thread may let go of a result, which
-        # WeakValueDictionary allows for.
+        # Results that are being put into messages. By weak reference: only the transfers hold a
+        # result and its serialized form, so both are freed when the last transfer has written it.
+        # The event loop's thread reads and writes; any thread may free a result, which
+        # WeakValueDictionary allows.
         self._sharing: WeakValueDictionary[Key, Shared] = WeakValueDictionary()
         super().__init__(*args, **kwargs)
 
@@ -68,12 +68,14 @@ class Serving:
     ) -> Any:
         """Send the results of these keys, and wait until they have arrived.
 
+        As ``distributed.Worker.get_data``.
+
         Parameters
         ----------
         comm
-            Where to.
+            The connection to the peer or client.
         keys
-            Those that are not here are left out.
+            Keys without a result here are left out.
         who
             Address of a worker that asks; None for a client.
         serializers
@@ -101,7 +103,7 @@ class Serving:
                 THROTTLED if self.status == Status.paused else "",
             )
             return {"status": "busy"}
-        # Before the data is looked at: what has to be read from disk takes its time
+        # Before the data is read, which takes long if it is on disk
         self.transfer_outgoing_count += 1
         self.transfer_outgoing_count_total += 1
         try:
@@ -118,7 +120,7 @@ class Serving:
         total = sum(nbytes.values())
         if isinstance(comm, TCP):
             marked = self._mark(data, nbytes)
-        else:  # "inproc" serializes nothing, and takes marks of one kind off
+        else:  # "inproc" serializes nothing, and unwraps Serialize alone
             marked = {key: Serialize(value) for key, value in data.items()}
         del data
         self.transfer_outgoing_bytes += total
@@ -127,7 +129,7 @@ class Serving:
             with context_meter.meter("network", func=time) as meter:
                 message = {"status": "OK", "data": marked}
                 sent = await comm.write(message, serializers=serializers)
-                del message, marked  # hold nothing here while the peer is at it
+                del message, marked  # hold no result while the peer reads
                 answer = await comm.read(deserializers=serializers)
             if answer != "OK":
                 self._next_request(comm, answer)
@@ -155,12 +157,12 @@ class Serving:
 
     @staticmethod
     def _next_request(comm: Comm, message: Any) -> None:
-        """What to do when a peer that was sent results does not say that it has them.
+        """Put back a request that came in the place of "OK", the confirmation of results.
 
-        A peer that cannot make something of them again, as a client cannot that lacks a module,
-        says nothing, and uses the connection for its next request.
+        A peer that cannot unpickle the results, such as a client that lacks a module, sends no
+        confirmation, and uses the connection for its next request.
 
-        Raises AssertionError if that is not what came, or cannot be read again.
+        Raises AssertionError if the message is no request, or the comm cannot take it back.
         """
         assert isinstance(comm, NativeTCP) and isinstance(message, dict) and "op" in message, (
             message
@@ -168,11 +170,11 @@ class Serving:
         comm.put_back(message)
 
     def _limit_of_transfers(self, comm: Comm) -> int | Literal[False]:
-        """How many transfers may be under way when this one is added; False for no limit."""
+        """How many transfers may be under way, this one included; False for no limit."""
         if self.status == Status.paused:
             return 1
         limit = self.transfer_outgoing_count_limit
-        # There is more room on one host than between two
+        # Twice as many within one host, as in stock
         if get_address_host(comm.peer_address) == get_address_host(self.address):
             limit = limit and 2 * limit
         return limit
@@ -180,11 +182,11 @@ class Serving:
     def _mark(
         self, results: Mapping[Key, object], nbytes: Mapping[Key, int]
     ) -> dict[Key, Serialize]:
-        """The results as they go into a message.
+        """Wrap the results for a message.
 
         Large results queue for the thread that serializes them. All requests for a result that
-        come before its turn share one serialization. A request that comes later does not, as the
-        result may have been changed in place since.
+        come before its turn share one serialization. A later request does not: user code may have
+        changed the result in place since.
         """
         marked: dict[Key, Serialize] = {}
         for key, value in results.items():
@@ -198,7 +200,7 @@ class Serving:
         return marked
 
     def _results(self, keys: Collection[Key]) -> dict[Key, object]:
-        """The results of those keys that have one here; of an actor, what stands for it."""
+        """``{key: result}`` of the keys that have one here; an ``Actor`` for an actor."""
         results: dict[Key, object]
         if type(self.data) is Store:
             results = self.data.get_many(keys)

@@ -98,7 +98,7 @@ class Side:
         if not self.native or not self.store.fast.try_put(key, value, sizeof(value)):
             self.store[key] = value
         elif self.store.fast.over_target:
-            self.store.settle()
+            self.store.spill_excess()
 
     def get_(self, key: Any) -> Any:
         return self.store[key]

@@ -166,7 +166,7 @@ def test_too_heavy_while_the_former_is_written(store: Store, pool: ThreadPoolExe
     assert store["x"] is new
     go_on("pickle x", writer)
     check(store, memory={"x"}, disk=set())
-    store.settle()
+    store.spill_excess()
     check(store, memory=set(), disk={"x"})
     assert store["x"] == new
 
@@ -208,8 +208,8 @@ def test_no_more_is_spilled_than_has_to_be(store: Store, pool: ThreadPoolExecuto
     store["x"] = Slow("x", 400)
     store["y"] = Slow("y", 400)
     assert store.fast.try_put("z", Blob("z", 400), 400) and store.fast.over_target
-    writer = held_up(pool, "pickle x", store.settle)
-    store.settle()
+    writer = held_up(pool, "pickle x", store.spill_excess)
+    store.spill_excess()
     assert set(store.memory) == {"x", "y", "z"}, "what the other one writes is enough"
     go_on("pickle x", writer)
     check(store, memory={"y", "z"}, disk={"x"})
@@ -359,7 +359,7 @@ class Owner(threading.Thread):
             if rng.random() < 0.3 or not store.fast.try_put(key, value, nbytes):
                 store[key] = value
             elif store.fast.over_target:
-                store.settle()
+                store.spill_excess()
             self.truth[key] = value
         elif what < 0.55:
             held = self.truth.pop(key, None)
