@@ -163,7 +163,7 @@ cdef class Runner:
     cdef int break_down(self, object error) except -1:
         """Have the worker close: it is not the task's fault, the state is broken."""
         return self.engine.call_loop(
-            partial(self.engine.worker._fail_as_thread_did, key=self.key), error
+            partial(self.engine.worker._fail_as_thread_did, error), self.key
         )
 
     # ------------------------------------------------------------------------- one task
