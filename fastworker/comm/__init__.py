@@ -1,4 +1,4 @@
-"""Connections: native ``tcp://`` and ``tls://``, and the worker's messages to its scheduler.
+"""Connections: native ``tcp://`` and ``tls://``.
 
 The comm speaks the protocol of distributed's own, so that either end of a connection may have
 either. `use` puts it in place for this process.

@@ -1,4 +1,4 @@
-"""Memory that messages are read into: aligned, writable, given back as soon as nobody looks."""
+"""Blocks: the memory that messages are read into, aligned, writable, freed after its last view."""
 
 
 cdef struct Slab:

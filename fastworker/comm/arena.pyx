@@ -1,9 +1,9 @@
-"""Memory that messages are read into: aligned, writable, given back as soon as nobody looks.
+"""Blocks: the memory that messages are read into, aligned, writable, freed after its last view.
 
-Small pieces come from malloc. Large ones are mapped one by one: what nobody looks at any more goes
-straight back to the system instead of leaving a hole in the heap, pages that were promised but
-never arrive cost nothing, and huge pages spare most of the page faults, which on many machines take
-longer than copying the data.
+Small blocks come from malloc. Large ones are mapped one by one, for three reasons. A block without
+views goes straight back to the system and leaves no hole in the heap. Pages of data that a peer
+announced but never sent cost nothing. Huge pages spare most of the page faults, which on many
+machines take longer than copying the data.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -56,19 +56,20 @@ cdef enum:
     PAGE = 4096
     HUGE_PAGE = 2 << 20
     MAPPED = 128 << 10
-    # Pieces below HUGE_PAGE are cut from mappings of this size, as huge pages spare most of the
-    # faults, once there are so many bytes of them that the rest of the last huge page is little
+    # Pieces below HUGE_PAGE are cut from mappings (slabs) of SLAB bytes, as huge pages spare most
+    # page faults; but only while MANY bytes of them are in use, so that the unused rest of the
+    # last huge page is small beside them
     SLAB = 32 << 20
     MANY = 8 << 20
-    # Kept for the next message: so many pieces at most, for so many milliseconds, if they are no
-    # more than 1/SLACK larger than what is asked for then
+    # Spare pieces kept for later messages: at most KEPT of them, for KEEP_MS milliseconds. One is
+    # used again for a request if it is at most 1/SLACK larger than that
     KEPT = 256
     KEEP_MS = 1000
     SLACK = 32
 
-#: Every piece starts at a multiple of this many bytes.
+#: Every block starts at a multiple of this many bytes.
 ALIGNMENT = CACHE_LINE
-#: From this size on a piece is mapped on its own.
+#: Blocks of this many bytes or more are mapped, smaller ones come from malloc.
 MAPPED_FROM = MAPPED
 
 
@@ -76,21 +77,22 @@ cdef struct Kept:
     Piece piece
     long since  # milliseconds on the clock when it was given back
 
-# All of these are guarded by the GIL: no Python object is made or dropped by the functions that
-# touch them, so none of them can be interrupted.
-# Pieces that were given back last, the oldest first
+# The GIL guards all of these. The functions that touch them neither make nor drop Python objects,
+# so no other thread can run in the middle of one.
+# Spare pieces, the one given back longest ago first
 cdef Kept kept[KEPT]
 cdef Py_ssize_t n_kept = 0
 cdef size_t kept_nbytes = 0
-cdef size_t keep_nbytes = 0  # until a worker says how much
+cdef size_t keep_nbytes = 0  # bytes of spare pieces; set by `keep_at_most`
 cdef size_t small_nbytes = 0  # in use, of mapped pieces below HUGE_PAGE
-cdef Slab* slab = NULL  # that pieces are cut from at the moment
+cdef Slab* slab = NULL  # the one that new pieces are cut from
 
 
 cdef class Block:
-    """``nbytes`` of memory, not initialised, for whoever asks for a buffer.
+    """``nbytes`` of memory, not initialised, which supports the buffer protocol.
 
-    Raises MemoryError, naming the size, if there is not that much.
+    Raises ValueError for a negative size and MemoryError, naming the size, if there is not that
+    much memory.
     """
 
     def __cinit__(self, Py_ssize_t nbytes):
@@ -119,7 +121,7 @@ cdef class Block:
 
 
 def keep_at_most(size_t nbytes):
-    """Keep no more than so many bytes of pieces that nobody uses, for a second, to use again.
+    """Limit the bytes of spare pieces: without views, kept for a second to be used again.
 
     Memory that was written to before is quicker by far than memory that is new.
     """
@@ -129,7 +131,7 @@ def keep_at_most(size_t nbytes):
 
 
 def bytes_kept():
-    """How many bytes of pieces are kept that nobody uses, after giving back the old ones."""
+    """The bytes of all spare pieces, after giving back those kept for over a second."""
     forget_spare()
     return kept_nbytes
 
@@ -144,7 +146,7 @@ cdef long now() noexcept nogil:
 
 
 cdef Piece take_piece(size_t nbytes) noexcept:
-    """A piece of at least so many bytes, a used one if there is one; data is NULL if it fails."""
+    """A piece of at least ``nbytes``, a spare one if there is one; its data is NULL on failure."""
     global small_nbytes
     cdef size_t size = (nbytes + PAGE - 1) & ~<size_t>(PAGE - 1)
     cdef Piece piece
@@ -152,7 +154,7 @@ cdef Piece take_piece(size_t nbytes) noexcept:
     forget_spare()
     take_kept(size, &piece)
     if piece.data == NULL:
-        # What is new has to be paid for: what nobody uses, and nobody can use now, goes first
+        # No spare piece fits. Give spare ones back first, so that old and new stay below the limit
         if kept_nbytes + size > keep_nbytes:
             shrink_kept(keep_nbytes - size if keep_nbytes > size else 0)
         new_piece(size, &piece)
@@ -195,7 +197,7 @@ cdef void take_kept(size_t size, Piece* piece) noexcept:
 
 
 cdef void forget_spare() noexcept:
-    """Give back to the system what has been kept for long."""
+    """Give pieces back to the system that were kept for more than KEEP_MS."""
     cdef Py_ssize_t n = 0
     cdef long since
     if n_kept:
@@ -206,7 +208,7 @@ cdef void forget_spare() noexcept:
 
 
 cdef void shrink_kept(size_t nbytes) noexcept:
-    """Give the oldest pieces back to the system until no more than so many bytes are left."""
+    """Give the oldest pieces back to the system until at most ``nbytes`` are left."""
     cdef Py_ssize_t n = 0
     cdef size_t left = kept_nbytes
     while n < n_kept and left > nbytes:
@@ -271,7 +273,7 @@ cdef Slab* new_slab() noexcept:
         free(made)
         return NULL
     made.used = 0
-    made.users = 1  # whoever cuts pieces from it
+    made.users = 1  # the slab that pieces are cut from; `leave_slab` takes it off
     return made
 
 

@@ -104,8 +104,8 @@ class _Connector(Connector, _Encryption):
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
         """A comm to ``host:port``.
 
-        Raises CommClosedError if nobody answers, FatalCommClosedError if there is no point in
-        trying again, as with certificates that do not match.
+        Raises CommClosedError if no listener answers, FatalCommClosedError if another attempt
+        cannot succeed, as with certificates that do not match.
         """
         context = self.check(address, connection_args)
         host, port = parse_host_port(address)
@@ -205,7 +205,7 @@ class _Listener(BaseListener, _Encryption):
         raise AssertionError("the last attempt either binds or raises")
 
     def stop(self) -> None:
-        """Listen no more. Connections that exist go on."""
+        """Stop listening. Existing connections stay open."""
         sockets, self._sockets = self._sockets, None
         for sock in sockets or ():
             if self._loop is not None and not self._loop.is_closed():
@@ -272,7 +272,7 @@ class _Listener(BaseListener, _Encryption):
                 )
                 return None
         if self._sockets is None:
-            # Stopped since: nobody would end the handshake of a comm that is made now
+            # `stop` ran meanwhile, so it would miss a comm that is made now
             sock.close()
             return None
         logger.debug("Incoming connection from %r to %r", peer, self.contact_address)
@@ -301,13 +301,13 @@ class _Listener(BaseListener, _Encryption):
 
     @property
     def listen_address(self) -> str:
-        """Where it listens, which may be no address that one can connect to."""
+        """The address it listens on; a client may be unable to connect to it (``0.0.0.0``)."""
         host, port = self.get_host_port()
         return f"{self.prefix}{unparse_host_port(host, port)}"
 
     @property
     def contact_address(self) -> str:
-        """Where it can be reached."""
+        """The address that clients connect to."""
         host, port = self.get_host_port()
         host = ensure_concrete_host(host, default_host=self.default_host)
         return f"{self.prefix}{unparse_host_port(host, port)}"

@@ -1,4 +1,4 @@
-"""Messages to bytes: what is to be sent, in as few pieces as it takes, from where it is."""
+"""Messages to bytes: a queue of pieces that the kernel reads in place, without a copy."""
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t

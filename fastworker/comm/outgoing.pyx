@@ -1,4 +1,4 @@
-"""Messages to bytes: what is to be sent, in as few pieces as it takes, from where it is.
+"""Messages to bytes: a queue of pieces that the kernel reads in place, without a copy.
 
 The layout is described in ``parser.pyx``.
 """
@@ -45,7 +45,7 @@ cdef enum:
 
 
 cdef class Outgoing:
-    """What waits for room in the socket's buffer."""
+    """A queue of bytes that the kernel has no room for yet."""
 
     def __dealloc__(self):
         self.clear()
@@ -91,7 +91,7 @@ cdef class Outgoing:
                 piece.left -= nbytes
                 break
             nbytes -= piece.left
-            # Whoever is told that the buffer is free may do anything, even queue more
+            # Releasing the buffer may run user code, which may even queue more
             buffer = piece.buffer
             self.first += 1
             if self.first == self.n:
@@ -100,14 +100,14 @@ cdef class Outgoing:
         return 0
 
     cdef int clear(self) except -1:
-        """Forget all that has not been sent."""
+        """Drop everything that was not sent."""
         self.sent(self.nbytes)
         return 0
 
     cdef Py_ssize_t send_some(self, int fd) except -2:
         """Hand the kernel as much as it takes at once.
 
-        Returns how many bytes that were; -1 if it had no room at all. Raises OSError.
+        Returns the number of bytes; -1 if the kernel had no room. Raises OSError.
         """
         cdef iovec vector[VECTOR]
         cdef msghdr message
@@ -205,7 +205,7 @@ cdef class Packed:
         cdef Block memory
         cdef list copies = []
         cdef bint first = True
-        # All that can fail comes first
+        # Everything that can fail is done before anything is queued
         out.reserve(2 * self.n + 1)
         while i < self.n or first:
             j = i

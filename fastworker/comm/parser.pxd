@@ -64,5 +64,6 @@ cdef class Parser:
     cdef int start_block(self) except -1
     cdef int end_frame(self) except -1
     cdef int end_message(self) except -1
-    cdef int refuse(self, str why) except -1
+    cdef int refuse(self, str why, type error=*) except -1
     cdef int refuse_size(self, str what) except -1
+    cdef str source(self, bint of_first, str setting)

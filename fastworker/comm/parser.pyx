@@ -4,10 +4,9 @@ A message is the length of its head (uint64, in the byte order of the machine), 
 frames, their lengths, then the frames. The head ends with one of the frames; those behind it are
 what the sender wants to be kept in memory of their own.
 
-Each number is checked against the limits when it arrives. Memory is taken for what is about to be
-read, never for what is merely announced: the list of lengths grows with the bytes that come in, a
-frame gets its memory when its turn has come, and pages of it that nothing was written to cost
-nothing.
+Each number is checked against the limits when it arrives. The parser allocates memory for what it
+is about to read, never for what a peer merely announces: the list of lengths grows with the bytes
+that arrive, a frame gets its memory when its turn comes, and pages without data cost nothing.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -41,7 +40,8 @@ class FrameError(Exception):
 
 
 class MessageTooLarge(FrameError):
-    """A message of more bytes than ``fastworker.comm.max-message-bytes``."""
+    """A message of more bytes than the limit: ``fastworker.comm.max-message-bytes``, or the
+    narrower one of the first message."""
 
 
 cdef class Parser:
@@ -195,7 +195,7 @@ cdef class Parser:
         if self.count > self.max_frames:
             self.refuse(
                 f"{self.count} frames in one message, more than {self.max_frames} "
-                "(fastworker.comm.max-frames)"
+                + self.source(self.max_frames < self.later_frames, "max-frames")
             )
         if self.head_nbytes < WORD * (self.count + 1):
             self.refuse(f"a head of {self.head_nbytes} bytes for {self.count} lengths of frames")
@@ -317,14 +317,18 @@ cdef class Parser:
             self.lengths.capacity = 0
         return 0
 
-    cdef int refuse(self, str why) except -1:
+    cdef int refuse(self, str why, type error=FrameError) except -1:
         self.state = BROKEN
         self.frames = []
-        raise FrameError(why)
+        raise error(why)
 
     cdef int refuse_size(self, str what) except -1:
-        self.state = BROKEN
-        self.frames = []
-        raise MessageTooLarge(
-            f"{what}, more than {self.max_nbytes} (fastworker.comm.max-message-bytes)"
+        return self.refuse(
+            f"{what}, more than {self.max_nbytes} "
+            + self.source(self.max_nbytes < self.later_nbytes, "max-message-bytes"),
+            MessageTooLarge,
         )
+
+    cdef str source(self, bint of_first, str setting):
+        """Where a limit comes from, for the text of an error."""
+        return "(the limit of the first message)" if of_first else f"(fastworker.comm.{setting})"

@@ -1,8 +1,8 @@
 """A short way for small messages of plain builtins, which are most of what an RPC sends.
 
 Distributed looks at the size of each message, and at each dictionary in it, for what cannot be
-there in such a message: something to serialise apart, an enum, a set. What these functions make and
-read are the same bytes; what they are not sure about they leave to distributed.
+there in such a message: something to serialise apart, an enum, a set. These functions write and
+read the same bytes, and return None where a message may need distributed's own functions.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

@@ -1,8 +1,8 @@
 """Which comm ``tcp://`` and ``tls://`` mean in this process: ours, or distributed's.
 
-It is a choice for a process, not for a worker: distributed keeps one registry of protocols, which
-whatever else runs in the process shares. Connections that exist stay what they are, and as both
-speak the same protocol, nothing else changes for those who use them.
+The choice holds for a process, not for a worker: distributed keeps one registry of protocols for
+all that runs in the process. Existing connections stay as they are. Both comms speak the same
+protocol, so peers need no change.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ logger = get_logger("comm")
 NATIVE, TORNADO = "native", "tornado"
 
 _STOCK: dict[str, type] = {"tcp": stock.TCPBackend, "tls": stock.TLSBackend}
-#: Whether somebody has called `use`; guarded by the GIL.
+#: Whether `use` was called; guarded by the GIL.
 _chosen = False
 
 _OURS: dict[str, type] = {"tcp": TCPBackend, "tls": TLSBackend}
 
 
 def in_use() -> dict[str, str]:
-    """For ``tcp`` and ``tls``: ``native``, ``tornado``, or the name of somebody else's class."""
+    """For ``tcp`` and ``tls``: ``native``, ``tornado``, or the name of another class."""
     return {scheme: _name(scheme) for scheme in _OURS}
 
 
 def use(which: str) -> None:
-    """Let this process's connections from now on be ``native`` or ``tornado`` ones.
+    """Make later connections of this process ``native`` or ``tornado`` ones.
 
-    Workers that are made later leave it at that, whatever is configured. Raises ValueError for
-    another name.
+    Workers made later do not change this, even if ``fastworker.comm.transport`` differs. Raises
+    ValueError for another name.
     """
     global _chosen
     _put_in_place(which)
@@ -59,7 +59,7 @@ def _put_in_place(which: str) -> None:
     before = in_use()
     for scheme, backend in (_OURS if which == NATIVE else _STOCK).items():
         if before[scheme] not in (NATIVE, TORNADO):
-            # Somebody has registered a backend of their own, and will have had a reason
+            # User code has registered a backend of its own: leave it
             logger.info("Comm for %s:// stays %s", scheme, before[scheme])
         elif before[scheme] != which:
             backends[scheme] = backend()

@@ -1,4 +1,4 @@
-"""How much memory of received results a worker keeps when nobody uses it any more."""
+"""How much spare memory a worker keeps: blocks of received results without views."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from fastworker.comm.arena import bytes_kept, keep_at_most
 from fastworker.config import CommSettings
 
-#: Unless configured, the spare memory is at most this part of what the process takes besides. It
-#: adds to the peak of a job, which nobody would give more than some hundredths of for its speed.
+#: Unless configured, the spare memory is at most 1/32 of the process's other memory. It adds to the
+#: peak of a job, and a gain in speed is not worth more than a few per cent of that.
 SPARE_PART = 32
 
 
 def give_back() -> None:
-    """Keep no spare memory: when a worker closes. Others in the process say how much they want."""
+    """Free the spare memory when a worker closes. Other workers in the process set it anew."""
     keep_at_most(0)
 
 
@@ -52,7 +52,7 @@ class SpareMemory:
             self.full = memory_limit * min((f for f in fractions if f), default=1.0)
 
     def measure(self) -> int:
-        """The bytes of memory that the process takes, after giving back what it had better not."""
+        """The process's memory in bytes, after giving back spare memory above the limit."""
         measure = self._measure()
         assert measure is not None, "called by its object"
         kept = bytes_kept()

@@ -8,7 +8,7 @@ from fastworker.comm.parser cimport Parser
 
 
 cdef struct Patience:  # with the other end, in one turn
-    Py_ssize_t seen  # bytes that had come, or gone, when it was waited for last
+    Py_ssize_t seen  # bytes received, or sent, before the last wait
     int times
 
 
@@ -17,23 +17,23 @@ cdef class Stream:
     # sets `is_closed`, which is read under the GIL, and leaves the rest to the loop.
     cdef readonly object loop
     cdef readonly object socket
-    cdef readonly str peer  # its address, for the log
+    cdef readonly str peer  # address, for the log
     cdef int fd
     cdef object tls_read, tls_write, tls_pending  # methods of the socket, if it is one of TLS
-    cdef public object before_close  # called when nothing may use the number of the file any more
+    cdef public object before_close  # called just before the file is closed
     cdef unsigned long thread
     cdef bint is_closed  # nothing can be read or written any more
     cdef bint is_disposed  # the socket is closed too
-    cdef readonly object error  # what closed it; None: the peer, or somebody here who wanted it so
+    cdef readonly object error  # what closed it; None: the peer did, or `close` or `abort`
 
     cdef Parser parser
-    cdef object reader  # the future of whoever waits for a message
+    cdef object reader  # the future that waits for a message, or None
     cdef bint reading  # whether the loop says when there is something to read
     cdef bint read_wants_write  # TLS only
 
     cdef double stall_timeout  # seconds; 0: wait for ever
     cdef object stall_timer  # while a message is incomplete
-    cdef uint64_t stall_received  # bytes, when somebody last looked ...
+    cdef uint64_t stall_received  # bytes received at the last check ...
     cdef double stall_since  # ... by the clock of the loop
 
     cdef Outgoing outgoing

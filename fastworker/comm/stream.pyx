@@ -46,7 +46,7 @@ cdef extern from *:
     #endif
     #include <poll.h>
     #include <time.h>
-    /* Whether something happens at a file within so many nanoseconds */
+    /* Whether the file becomes ready (`what`: POLLIN or POLLOUT) within `nanoseconds` */
     static int fastworker_soon(int fd, short what, long nanoseconds) {
         struct pollfd file = {fd, what, 0};
     #ifdef __linux__
@@ -62,25 +62,25 @@ cdef extern from *:
     short POLLIN, POLLOUT
 
 cdef enum:
-    # What is read at once when nobody knows what comes; also most of a message that is copied
+    # Bytes read at once while the size of a frame is unknown, and the most of a message to copy
     SCRATCH = 64 << 10
     # Bytes received or sent before other callbacks of the event loop get their turn
     TURN = 8 << 20
     # Below this size a system call is over before another thread could have taken the GIL
     QUICK = 128 << 10
-    # In the middle of a large message the other end is waited for right here, as a round of the
-    # event loop takes longer: so long at a time, so many times before others get their turn, and
-    # only as long as so many bytes come or go each time
+    # In the middle of a large message the event loop's thread waits for the peer right here, as a
+    # round of the event loop takes longer: SOON_NS at a time, SOON_TIMES in a row before other
+    # callbacks get their turn, and only while each wait brings at least SOON_NBYTES
     SOON_NS = 100_000
     SOON_TIMES = 16
     SOON_NBYTES = 32 << 10
-    # Bytes encrypted by one call; at least SCRATCH: what was refused must be offered again whole
+    # Bytes encrypted by one call; at least SCRATCH: OpenSSL wants what it refused again, whole
     TLS_CHUNK = 256 << 10
-    # The first message is a handshake of a few hundred bytes: no need to trust a stranger with more
+    # Limits of the first message: a handshake has a few hundred bytes, and its sender is unknown
     GREETING_FRAMES = 1 << 10
     GREETING_NBYTES = 1 << 20
 
-# Pieces of SCRATCH bytes that nobody uses; guarded by the GIL, which one list operation keeps
+# Blocks of SCRATCH bytes that no stream uses. The GIL guards the list: each use is one operation
 cdef list spare_scratches = []
 cdef enum:
     SPARE_SCRATCHES = 4
@@ -163,9 +163,9 @@ cdef class Stream:
         return None
 
     def wait(self):
-        """A future of the next message, to be asked for when `take` had none.
+        """A future of the next message, to be made after `take` returned None.
 
-        Gets Disconnected if the connection ends. Raises RuntimeError if somebody waits already.
+        Gets Disconnected if the connection ends. Raises RuntimeError if another future waits.
         """
         if self.reader is not None and not self.reader.done():
             raise RuntimeError("two readers of one connection")
@@ -189,7 +189,7 @@ cdef class Stream:
             self.fail(error)
 
     cdef bint full(self) noexcept:
-        """Whether to leave what comes to the kernel: nobody waits, and there is enough to take."""
+        """Whether to stop reading: no reader waits, and a message or a large frame is at hand."""
         return self.reader is None and (
             self.parser.ready() or self.parser.direct(NULL) > 0
         )
@@ -262,9 +262,9 @@ cdef class Stream:
     cdef bint soon(
         self, short what, Py_ssize_t left, Py_ssize_t total, Patience* patience
     ) except -1:
-        """Wait for the kernel, if that is worth it; whether to go on.
+        """Wait for the socket if that is quicker than a round of the event loop; True: go on.
 
-        Of a message ``left`` bytes are still to come or to go, ``total`` have in this turn.
+        ``left``: bytes of the message still to move; ``total``: bytes moved in this turn.
         """
         cdef bint more
         if (
@@ -305,7 +305,7 @@ cdef class Stream:
                 self.parser.advance(got)
             else:
                 self.parser.push(scratch.data, got)
-            # What was decrypted already would not make the loop call again
+            # The event loop does not call for bytes that are decrypted already
             if self.is_closed or (
                 (self.parser.ready() or self.full()) and not self.tls_pending()
             ):
@@ -313,7 +313,7 @@ cdef class Stream:
         return 0
 
     cdef int arrived(self) except -1:
-        """There is at least one message: give it to whoever waits."""
+        """A message is complete: give it to the future that waits, if there is one."""
         reader = self.reader
         if reader is not None:
             self.reader = None
@@ -501,7 +501,7 @@ cdef class Stream:
     # -------------------------------------------------------------------------------- closing
 
     def closed(self):
-        """Whether the connection has ended, for whatever reason."""
+        """Whether the connection has ended; `error` has the reason."""
         return self.is_closed
 
     def abort(self):
@@ -524,7 +524,7 @@ cdef class Stream:
             try:
                 self.socket.shutdown(SHUT_RDWR)
             except OSError:
-                pass  # the peer was faster
+                pass  # the peer closed it first
             self.abort()
 
     def _dispose(self):
@@ -554,8 +554,9 @@ cdef class Stream:
         if self.before_close is not None:
             self.before_close()
             self.before_close = None
-        # Making or dropping any object may run somebody's code, which may end up here: what is
-        # under way further up must not use a number that the next socket may get
+        # Making or dropping any object may run user code, which may close this stream while a
+        # caller further up still uses it. That caller must not use the number of the file, which
+        # the next socket may get
         self.fd = -1
         self.socket.close()
         if self.parser.ready():

@@ -29,8 +29,8 @@ MOST_OF_TLS = 2**31 - 1
 class TCP(stock.TCP):
     """A connection to another process of a Dask cluster.
 
-    A ``distributed.comm.tcp.TCP`` to whoever asks; of it there is only what every ``Comm`` has.
-    ``stream`` is a native one, not Tornado's.
+    It derives from ``distributed.comm.tcp.TCP`` for ``isinstance`` checks only, and has what every
+    ``Comm`` has. ``stream`` is a native `Stream`, not Tornado's.
     """
 
     max_shard_size: ClassVar[int] = parse_bytes(dask.config.get("distributed.comm.shard"))
@@ -51,7 +51,7 @@ class TCP(stock.TCP):
         self._extra: dict[str, Any] = {}
         self._closed = False
         self._next: tuple[Any] | None = None
-        #: Whether this end has made the connection, and what it reads are answers
+        #: Whether this end has made the connection, so that it reads answers
         self.asks = False
         self.stream = stream
         self._finalizer = weakref.finalize(self, _dangling, stream, repr(self))
@@ -70,7 +70,7 @@ class TCP(stock.TCP):
         """The frames of the next message, as they came.
 
         Raises CommClosedError when the connection has ended. If it is cancelled, the connection
-        is aborted, as nobody can know whether a message got lost.
+        is aborted, as a message may have been lost.
         """
         stream = self.stream
         if stream is None:
@@ -116,8 +116,8 @@ class TCP(stock.TCP):
             raise CommClosedError("aborted stream on truncated data") from None
         except Exception:
             if self.asks:
-                # An answer that cannot be made again. Its sender may wait for a word about it, as
-                # a worker does that was asked for results: it would take the next request for that
+                # An answer that cannot be deserialized. Its sender may expect a confirmation, as a
+                # worker that serves results does, and would take the next request for that
                 self.abort()
             raise
 
@@ -168,12 +168,12 @@ class TCP(stock.TCP):
             self.stream = None
             raise self._closed_error(error) from error.cause
         except BaseException:
-            # Nobody knows how much of the message is on its way.
+            # Part of the message may have been sent.
             self.abort()
             raise
         drained = stream.drained(self._write_buffer)
         if drained is not None:
-            # All of the message is queued: whoever gives up waiting loses nothing.
+            # The whole message is queued: a caller that is cancelled here loses nothing.
             try:
                 await drained
             except Disconnected as error:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastworker.comm.outgoing import message_bytes
-from fastworker.comm.parser import FrameError, Parser
+from fastworker.comm.parser import FrameError, MessageTooLarge, Parser
 
 MAX_FRAMES, MAX_NBYTES = 1 << 16, 1 << 30
 
@@ -168,6 +168,29 @@ def test_the_first_message_has_limits_of_its_own():
     for limits in [(0, 1), (1, 2**63), (2**60, 1)]:
         with pytest.raises((ValueError, OverflowError)):
             Parser(*limits)
+
+
+@pytest.mark.parametrize(
+    ("frames", "error", "limit", "setting"),
+    [
+        ([b""] * 6, FrameError, 5, "max-frames"),
+        ([b"x" * 2000], MessageTooLarge, 1000, "max-message-bytes"),
+    ],
+)
+def test_an_error_says_where_its_limit_comes_from(frames, error, limit, setting):
+    """A setting that would not have helped is not named."""
+    for first, where in [
+        (limit // 5, r"\(the limit of the first message\)"),
+        (limit, rf"\(fastworker\.comm\.{setting}\)"),  # no narrower than the configured one
+    ]:
+        reader = parser(max_frames=5, max_nbytes=1000)
+        reader.set_limits_of_first(*((first, 10) if error is FrameError else (2, first)))
+        with pytest.raises(error, match=f"more than {first} {where}$"):
+            reader.feed(layout(frames, 1))
+    reader = parser(max_frames=5, max_nbytes=1000)
+    reader.set_limits_of_first(1, 10)
+    with pytest.raises(error, match=rf"more than {limit} \(fastworker\.comm\.{setting}\)$"):
+        reader.feed(layout([b"hello"], 1) + layout(frames, 1))
 
 
 def address(view: memoryview) -> int:
