@@ -246,7 +246,7 @@ cdef class Engine:
             self.add_threads()
         if others:
             self.worker._follow(to_instructions(others))
-        return self.outbox.settle(len(self.state.executing) < self.state.nthreads)
+        return self.outbox.send_soon(len(self.state.executing) < self.state.nthreads)
 
     # ------------------------------------------------------------------- from a pull thread
 
@@ -256,7 +256,7 @@ cdef class Engine:
             self.add_threads()
         if others:
             self.call_loop(self.worker._follow, to_instructions(others))
-        return self.outbox.settle(idle)
+        return self.outbox.send_soon(idle)
 
     cdef int leave_to_loop(self, object event) except -1:
         """An event that the event loop has to handle, since a plugin is to be told of it there."""

@@ -36,7 +36,7 @@ class StockEngine:
         """Let the state machine handle events, and carry out what it decides."""
         worker = self.worker
         worker._follow(worker.state.handle_stimulus(*stims))
-        worker.batched_stream.settle(len(worker.state.executing) < worker.state.nthreads)
+        worker.batched_stream.send_soon(len(worker.state.executing) < worker.state.nthreads)
 
     def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool:
         """As of `Engine`; a run is an asyncio task, to be found by its name."""

@@ -15,12 +15,12 @@ cdef class OutgoingBatch:
     cdef size_t* places  # for each object, the size of `packed` when it came
     cdef Py_ssize_t places_capacity
 
-    # For whoever holds the lock of the outbox. No Python code runs; False: out of memory.
+    # For the thread that holds the outbox's lock. No Python code runs; False: out of memory.
     cdef bint add_packed(self, const Bytes* message) noexcept
     cdef bint add_object(self, object message) noexcept
     cdef bint copy_from(self, OutgoingBatch other, list kept) noexcept
 
-    # For whoever has taken the batch out of the outbox.
+    # For the sender: the thread that has taken the batch out of the outbox.
     cdef unsigned char* framed(self, size_t* size) noexcept  # only without objects
     cdef tuple encoded(self, object packer)
     cdef list messages(self)

@@ -1,4 +1,4 @@
-"""What else there is has no names for Python: see batch.pxd."""
+"""The rest has no names for Python: see batch.pxd."""
 
 from distributed.protocol.utils import msgpack_opts as msgpack_opts
 

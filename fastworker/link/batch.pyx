@@ -1,8 +1,9 @@
 """Messages that wait to be sent, in order: bytes where possible, objects for the rest.
 
-A message over TCP is, in unsigned 64-bit numbers of the machine's byte order: the length of what is
-read at once, the number of frames, the length of each; then the frames. The first frame holds the
-messages as one msgpack array, the others what the messages point at by number.
+Over TCP a batch is one message of distributed's protocol. It begins with unsigned 64-bit numbers in
+the machine's byte order: the length of the head, the number of frames, the length of each frame.
+The frames follow. The first frame holds the messages as one msgpack array; the messages refer to
+the other frames by number.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -27,9 +28,10 @@ cdef extern from "Python.h":
 
 
 cdef class OutgoingBatch:
-    """One message to the other end in the making; no thread safety of its own.
+    """The messages that leave together. Not thread-safe by itself.
 
-    In the outbox its lock guards it. Taken out, it belongs to the one thread that sends.
+    While the batch is in the outbox, the outbox's lock guards it. A batch that was taken out
+    belongs to the sender.
     """
 
     def __cinit__(self):
@@ -125,7 +127,7 @@ cdef class OutgoingBatch:
         first = PyBytes_FromStringAndSize(<char*>head, n_head) + body
         frames = [first, *packer.frames]
         lengths = [memoryview(frame).nbytes for frame in frames]
-        # What is bytes is read by the other end at once, larger buffers each into its own memory
+        # The head holds what is bytes; the scheduler reads larger buffers into memory of their own
         n_together = 0
         while n_together < len(frames) and isinstance(frames[n_together], bytes):
             n_together += 1
@@ -136,7 +138,7 @@ cdef class OutgoingBatch:
         return body, buffers
 
     cdef list messages(self):
-        """The messages as objects, for connections that take those, and for those who look."""
+        """The messages as objects: for transports that take objects, and for inspection."""
         cdef list out = []
         cdef Py_ssize_t i
         cdef size_t at = HEADROOM
@@ -154,7 +156,7 @@ cdef class OutgoingBatch:
         )
 
     cdef int clear(self) except -1:
-        """Make it empty again. The end of the objects may run user code."""
+        """Empty the batch. Dropping the objects may run user code."""
         cdef list kept = self.kept
         self.kept = []
         self.count = 0
@@ -170,7 +172,7 @@ cdef class OutgoingBatch:
 
 
 cdef list unpacked(const unsigned char* data, size_t size):
-    """Packed messages as objects, lists as tuples, as the other end sees them."""
+    """Packed messages as objects, lists as tuples, as the scheduler sees them."""
     if not size:
         return []
     packed = PyBytes_FromStringAndSize(<char*>data, size)

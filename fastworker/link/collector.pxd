@@ -1,16 +1,17 @@
-"""Messages from any thread, in order, and whose turn it is to send them.
+"""Collects messages from any thread, in order, and decides which thread sends them.
 
 Threads and locks
 -----------------
 `lock` guards what is named below it; all of that is written with both it and the GIL held, so that
 a single field may be read with either. It is held for a few instructions of C at a time, which
-neither let go of the GIL nor call Python code nor free an object of the user's. So it may be taken
-by whoever holds the core's lock, and by a finalizer in the middle of anything.
+neither release the GIL nor call Python code nor free a user's object. So a thread that holds the
+core's lock may take it, and so may a finalizer, wherever it runs.
 
-Whoever sets `claimed` is the one sender until it is cleared: a thread, or the event loop (on whose
-behalf tornado may go on writing in between). Packing users' objects and writing happen under the
-claim and outside the lock. Who finds the outbox claimed sets `wanted` and goes its way: the sender
-looks again before it is done. So nobody ever waits for a writer, and no two write at a time.
+The thread that sets `claimed` is the only sender until it clears `claimed`. The event loop can be
+the sender too; tornado may then go on writing for it between two callbacks. The sender packs users'
+objects and writes without the lock. A thread that finds the outbox claimed sets `wanted` and goes
+on; the sender checks `wanted` before it gives up the claim. So no thread ever waits for a writer,
+and no two threads write at a time.
 """
 
 from fastworker.link.batch cimport OutgoingBatch
@@ -25,21 +26,21 @@ cdef class Collector:
 
     cdef pthread_mutex_t lock
     cdef OutgoingBatch waiting
-    cdef OutgoingBatch spare  # an empty one; None while claimed
+    cdef OutgoingBatch spare  # an empty batch; None while claimed
     cdef bint claimed
-    cdef bint wanted  # somebody asked for more to be sent while it was claimed
+    cdef bint wanted  # a thread asked for another batch to be sent while it was claimed
     cdef bint soon  # the event loop has been asked to flush in its next round
     cdef bint armed  # the event loop has been asked to look when the interval is over
     cdef bint closing  # the next batch to be taken is the last
-    cdef bint ended  # nothing is taken any more
+    cdef bint ended  # messages are dropped from now on
     cdef double last_taken  # monotonic seconds: when a batch was last taken to be sent
-    cdef Counts counts  # but `sent`, `from_threads` and `socket_full`: the sender's, under the GIL
+    cdef Counts counts  # except `sent`, `from_threads`, `socket_full`: the sender's, under the GIL
 
     # -------------------------------------------------- any thread, also under the core's lock
 
     # 1: taken; 0: not a message to the scheduler. Raises only MemoryError. Runs no user code.
     cpdef int add_record(self, object record) except -1
-    # Whether the batch should leave although nobody is idle; `now` is core.clock.monotonic().
+    # Whether the batch should leave although no thread is idle; `now` is core.clock.monotonic().
     cpdef bint due(self, double now) noexcept
 
     # ------------------------------------------------------ any thread, outside the core's lock

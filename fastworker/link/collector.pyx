@@ -1,7 +1,7 @@
-"""Messages from any thread, in order, and whose turn it is to send them.
+"""Collects messages from any thread, in order, and decides which thread sends them.
 
-Which messages are packed as they come: the frequent ones of the core, and whatever else is plain
-(see `fastworker.wire.encode`), as long as the connection takes bytes. The others wait as objects.
+If the connection takes bytes, the thread that adds a message packs it at once: the core's frequent
+records, and every other plain message (see `fastworker.wire.encode`). The rest wait as objects.
 """
 
 from cpython.list cimport PyList_GET_SIZE
@@ -25,7 +25,7 @@ cdef enum:
 
 
 cdef class Collector:
-    """What waits to be sent. Knows nothing of connections."""
+    """The messages that wait to be sent. Knows nothing of connections."""
 
     def __cinit__(self):
         if pthread_mutex_init(&self.lock, NULL):
@@ -38,10 +38,10 @@ cdef class Collector:
         pthread_mutex_destroy(&self.lock)
 
     cpdef int add_record(self, object record) except -1:
-        """Take a message of the core's: 1, or 0 if it is an instruction of another kind.
+        """Take a record of the core: 1, or 0 if it is not a message to the scheduler.
 
-        May be called under the core's lock. After the connection has ended messages are dropped,
-        and counted as that: the worker is about to close.
+        May be called under the core's lock. After the connection has ended, messages are dropped
+        and counted in ``dropped``: the worker is about to close.
         """
         cdef unsigned char memory[STACK_BYTES]
         cdef Bytes packed
@@ -108,7 +108,7 @@ cdef class Collector:
     # ------------------------------------------------------------------------ whose turn it is
 
     cdef OutgoingBatch claim(self):
-        """What there is to send, and the claim; None if there is nothing or another has it."""
+        """Take the claim and the batch; None if there is nothing to send or it is claimed."""
         cdef OutgoingBatch batch = None
         cdef OutgoingBatch spare = None
         cdef OutgoingBatch fresh = None
@@ -123,7 +123,7 @@ cdef class Collector:
             self.wanted = False
             self.ended = self.closing
             batch = self.waiting
-            # There is one or the other: `spare` is only empty while claimed, and after a failure
+            # `spare` is None only while claimed, and after a failure
             self.waiting = spare if spare is not None else fresh
             self.spare = None
             self.last_taken = monotonic()
@@ -144,7 +144,7 @@ cdef class Collector:
         return more
 
     cdef Py_ssize_t shut(self) except -1:
-        """Take nothing any more, and drop what waits: the answer is how many messages that was."""
+        """Drop the waiting messages and all later ones; returns how many messages waited."""
         cdef OutgoingBatch batch
         cdef OutgoingBatch fresh = OutgoingBatch()
         cdef Py_ssize_t n
@@ -159,7 +159,7 @@ cdef class Collector:
         batch.clear()
         return n
 
-    # ------------------------------------------------------------------------ for those who look
+    # ------------------------------------------------------------------------------ for inspection
 
     @property
     def buffer(self):
@@ -206,7 +206,7 @@ cdef class Collector:
         """Numbers by name: what waits now, and what has been done so far.
 
         ``waiting_messages``, ``waiting_bytes`` (of those that are packed), ``messages``, ``bytes``,
-        ``batches``, ``batches_from_threads`` (sent by others than the event loop's thread),
+        ``batches``, ``batches_from_threads`` (sent by threads other than the event loop's),
         ``batch_sizes`` (how many batches by the number of their messages, rounded down to a power
         of two), ``socket_full`` (batches that the socket did not take at once), ``dropped``
         (messages that came after the end, or waited at it), ``degraded`` and ``unsendable``

@@ -9,13 +9,13 @@ cdef enum:
 
 cdef struct Counts:
     uint64_t messages  # handed to the outbox
-    uint64_t dropped  # handed to it after its connection had ended, or waiting at the end
+    uint64_t dropped  # came after the connection had ended, or still waited then
     uint64_t degraded  # sent in a poorer form, as the whole could not be packed
     uint64_t unsendable  # not sent, as they could not be packed
     uint64_t batches  # that went out
     uint64_t sent  # bytes of them
     uint64_t from_threads  # batches sent by a thread that is not the event loop's
-    uint64_t socket_full  # batches of which the socket did not take all at once
+    uint64_t socket_full  # batches that the socket did not take whole at once
     uint64_t sizes[N_SIZES]  # how many batches had 2 ** i messages or more, but not twice as many
 
 

@@ -1,4 +1,4 @@
-"""The scheduler's stream, decoded: the way in for all messages."""
+"""Decodes all messages from the scheduler."""
 
 from fastworker.wire.subframes cimport MessageUnpacker
 

@@ -1,9 +1,9 @@
-"""The scheduler's stream, decoded: the way in for all messages.
+"""Decodes all messages from the scheduler.
 
-``compute-task`` and ``free-keys`` go from their bytes straight into the fields of an object. They
-are told by their first field, which is the operation, as every scheduler sends it. Whatever else
-comes, and these two if a field is missing, unknown or not what it should be, becomes what
-``distributed.protocol.loads`` makes of it.
+The decoder writes the fields of ``compute-task`` and ``free-keys`` straight from the bytes into an
+object. It recognizes them by their first field, the operation, which every scheduler sends first.
+Any other message, and one of these two with a field that is missing, unknown or of the wrong type,
+becomes what ``distributed.protocol.loads`` returns for it.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -17,7 +17,7 @@ import logging
 from fastworker.wire.errors import WireError
 from fastworker.link.unloadable import UnloadableTask
 
-# Where stock says it too
+# The logger that distributed uses for the same error
 logger = logging.getLogger("distributed.protocol.core")
 
 cdef enum:
@@ -81,7 +81,7 @@ cdef inline bint all_of(object map, object kind) noexcept:
 
 
 cdef dict so_far(ComputeTask task, const uint8_t* order, int count):
-    """The first `count` fields of a message that turned out to be none of ours."""
+    """A dict of the first `count` fields, for a message that turns out not to be native."""
     cdef dict whole = task.to_dict()
     cdef dict out = {"op": "compute-task"}
     cdef int i
@@ -92,10 +92,10 @@ cdef dict so_far(ComputeTask task, const uint8_t* order, int count):
 
 
 cdef class SchedulerDecoder(MessageUnpacker):
-    """The messages in the first frame of what a scheduler sent at once."""
+    """Reads the messages of one batch, which are in its first frame."""
 
     cdef list messages(self):
-        """All of them, in order, or an error."""
+        """All messages, in order, or an error."""
         cdef list out = []
         cdef Py_ssize_t n, i
         n = self.array_header()
@@ -136,7 +136,7 @@ cdef class SchedulerDecoder(MessageUnpacker):
             else:
                 found = self.map_rest({}, n)
         except Exception:
-            # What stands in for a task may have been too much for others: that is no news
+            # An UnloadableTask may be the cause of this error; then report why it is one
             if self.unloadable:
                 raise self.unloadable[0].error
             raise
@@ -145,7 +145,7 @@ cdef class SchedulerDecoder(MessageUnpacker):
         return found
 
     cdef int check_unloadable(self, object message) except -1:
-        """What could not be unpickled must be the task of `message`; else its error is raised."""
+        """Raise the error of what could not be unpickled, unless it is the task of `message`."""
         cdef list unloadable = self.unloadable
         self.unloadable = None
         if type(message) is ComputeTask:
@@ -276,7 +276,7 @@ cpdef list decode(object frames):
     Parameters
     ----------
     frames: Frames, or sequence of bytes-like
-        The first has the messages, the others what they refer to.
+        The first has the messages, the rest what the messages refer to.
 
     Returns
     -------
@@ -290,7 +290,7 @@ cpdef list decode(object frames):
     WireError
         For bytes that are no message.
     Exception
-        Whatever unpickling or deserializing anything but a task raises.
+        What unpickling or deserializing anything but a task raises.
     """
     cdef SchedulerDecoder batch
     cdef Frames split

@@ -1,4 +1,4 @@
-"""What becomes of a message to the scheduler that cannot be packed: a poorer form, or nothing."""
+"""Replaces a message to the scheduler that cannot be packed by a poorer form, or drops it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastworker.wire.encode_objects import MessagePacker
 
 logger = get_logger("wire")
 
-#: How much of a text goes into the exception that stands for one that cannot be sent, characters.
+#: Characters of the text in the exception that replaces one that cannot be sent.
 MAX_TEXT = 10_000
 
 

@@ -1,6 +1,7 @@
-"""A mutex for stretches of C that neither let go of the GIL nor call Python code.
+"""A mutex for sections of C code that neither release the GIL nor call Python code.
 
-Because of that rule it may be waited for with the GIL held: who has it needs no GIL to go on.
+Because of that rule a thread may wait for it with the GIL held: its holder can finish without the
+GIL.
 """
 
 cdef extern from "<pthread.h>" nogil:

@@ -1,7 +1,7 @@
-"""The worker's messages to the scheduler: who sends them, when, and through what.
+"""The worker's messages to the scheduler: which thread sends them, when, and through what.
 
-`Collector` says which thread may do what. Everything here belongs to the event loop's thread unless
-it says otherwise.
+`Collector` defines which thread may do what. Everything here belongs to the event loop's thread
+unless a comment says otherwise.
 """
 
 from fastworker.link.batch cimport OutgoingBatch
@@ -21,18 +21,18 @@ cdef class Outbox(Collector):
     cdef object aio  # asyncio's
     cdef readonly object serializers
     cdef object timer  # the handle of `_on_timer`
-    cdef list waiters  # futures of those who wait for everything to be sent
+    cdef list waiters  # futures, done when everything was sent
     cdef set closings  # tasks of `close`
     cdef object writing  # the task of a comm.write
     cdef object log  # packed batches; the sender's, under the GIL
     cdef Py_ssize_t log_bytes  # the same
-    cdef object departing  # of the batch that is being sent: what the log is to get; the sender's
+    cdef object departing  # what the log is to get of the batch that is being sent; the sender's
     cdef size_t departing_size  # and its bytes on the wire
 
     # ------------------------------------------------------ any thread, outside the core's lock
 
-    # After records were added: send if the caller is idle or the batch due, else see to a timer.
-    cpdef int settle(self, bint idle) except -1
+    # After records were added: send if the caller is idle or the batch due, else set a timer.
+    cpdef int send_soon(self, bint idle) except -1
     cpdef int push(self) except -1
 
     # ------------------------------------------------------------------- the event loop's thread

@@ -1,15 +1,15 @@
 """The worker's messages to the scheduler: collected by any thread, sent by one at a time.
 
 When a batch leaves
-    At once when whoever added to it is idle (`settle`). Otherwise when the last one left an
-    interval ago (so the first after a silence never waits), or when it has grown large; the next
-    thread that adds a message sends it then. For messages after which nobody comes (the thread has
-    begun a long task) there is a timer on the event loop.
+    At once when the thread that added to it is idle (`send_soon`). Otherwise when the last batch
+    left an interval ago (so the first message after a pause never waits), or when it is large; then
+    the next thread that adds a message sends it. If no thread adds another message (all run long
+    tasks), a timer on the event loop sends it.
 
 What can go wrong
     A connection that breaks ends the outbox, and the comm is aborted; the worker notices at the
-    comm. A message that cannot be packed is dealt with by `fastworker.link.degraded`.
-    Memory that runs out is a MemoryError of whoever adds the message.
+    comm. `fastworker.link.degraded` replaces a message that cannot be packed.
+    Without memory, the caller that adds a message gets a MemoryError.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -43,12 +43,12 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
 
 logger = logging.getLogger("distributed.batched")
-own_logger = get_logger("comm")  # for what a BatchedSend has no line for
+own_logger = get_logger("comm")  # for events that distributed's BatchedSend does not log
 
 cdef enum:
-    MAX_ROUNDS = 4  # batches that a thread sends on behalf of others before it goes back to work
+    MAX_ROUNDS = 4  # batches that a thread sends for other threads before it goes back to work
     MAX_LOG_BYTES = 1 << 20  # of packed batches that are kept for `recent_message_log`
-    LARGE_MESSAGE = 1_000_000  # bytes from which on stock's log only says that there was one
+    LARGE_MESSAGE = 1_000_000  # bytes from which on distributed's log only notes that there was one
 
 
 cdef class Outbox(Collector):
@@ -57,7 +57,7 @@ cdef class Outbox(Collector):
     Parameters
     ----------
     interval
-        How long messages are collected while nobody is idle: a number of ms, or as "2ms".
+        How long messages are collected while no thread is idle: a number of ms, or as "2ms".
     loop
         tornado's event loop; the current one by default.
     serializers
@@ -84,8 +84,8 @@ cdef class Outbox(Collector):
             state = repr(self.comm)
         return f"<Outbox: {self.waiting.count} messages waiting, {state}>"
 
-    cpdef int settle(self, bint idle) except -1:
-        """To be called after adding: sees to it that the messages leave in time.
+    cpdef int send_soon(self, bint idle) except -1:
+        """Send the messages that were added, now or in time; any thread, without the core's lock.
 
         On the event loop they leave in its next round at the earliest, so that those of one round
         leave together.
@@ -107,7 +107,7 @@ cdef class Outbox(Collector):
             raise CommClosedError(f"Comm {self.transport.comm!r} already closed.")
         for message in messages:
             self.add_message(message)
-        self.settle(False)
+        self.send_soon(False)
 
     # ------------------------------------------------------------------------ whose turn it is
 
@@ -115,7 +115,7 @@ cdef class Outbox(Collector):
         return PyThread_get_thread_ident() == self.loop_thread
 
     cpdef int push(self) except -1:
-        """Send what there is, from any thread; what this thread cannot do the event loop does.
+        """Send what waits, from any thread; the event loop sends what this thread cannot.
 
         Never waits and never raises because of the connection.
         """
@@ -221,7 +221,7 @@ cdef class Outbox(Collector):
                 return self.wake()
 
     cdef int release(self, OutgoingBatch batch) except -1:
-        """A batch has left. Let others send; 1 if they have asked for it, for the caller to do."""
+        """A batch has left: give up the claim. 1: another was asked for, which the caller sends."""
         cdef bint more
         if self.departing is not None:
             self.counts.sent += self.departing_size
@@ -390,7 +390,7 @@ cdef class Outbox(Collector):
         return self.call_loop(self._abort_comm, ())
 
     cdef int end(self) except -1:
-        """Take nothing any more, and drop what waits."""
+        """Drop the waiting messages and all later ones."""
         cdef Py_ssize_t n = self.shut()
         if n:
             own_logger.debug("%d messages to the scheduler were not sent", n)
@@ -424,7 +424,7 @@ cdef class Outbox(Collector):
     def close(self, timeout=None):
         """Send everything, then close the comm; an awaitable, and under way without being awaited.
 
-        Messages that come in the meantime may be dropped, or else there might be no end to it.
+        Messages added meanwhile may be dropped: else `close` might never end.
         ``timeout`` is a number of seconds or a timedelta. When it is over, the connection is
         aborted and asyncio.TimeoutError raised.
         """
@@ -457,8 +457,8 @@ cdef class Outbox(Collector):
         while not comm.closed():
             waiter = self.aio.create_future()
             self.waiters.append(waiter)
-            # Whoever sends looks at `waiters` after giving up the claim: either it sees this one,
-            # or it has given up the claim and there is nothing to wait for.
+            # The sender looks at `waiters` after it gave up the claim: either it sees this future,
+            # or the claim is free and there is nothing to wait for.
             self.flush()
             if not self.claimed and (self.ended or not self.waiting.count):
                 break
@@ -471,7 +471,7 @@ cdef class Outbox(Collector):
     # ------------------------------------------------------------------------- for those outside
 
     def start(self, comm):
-        """Send through this comm from now on. To be called on the event loop."""
+        """Send through this comm from now on. Call it on the event loop."""
         self.loop_thread = PyThread_get_thread_ident()
         self.comm = comm
         self.flush_soon()
@@ -495,7 +495,7 @@ cdef class Outbox(Collector):
 
     @property
     def interval(self):
-        """Seconds for which messages are collected while nobody is idle; to be set on the event
+        """Seconds for which messages are collected while no thread is idle; set it on the event
         loop. Raises ValueError for less than 0."""
         return self.interval_
 

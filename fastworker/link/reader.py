@@ -1,9 +1,9 @@
-"""Reading what the scheduler sends, so that one bad task stays one bad task.
+"""Reads what the scheduler sends, so that a task that cannot be unpickled fails alone.
 
-A batch of messages carries its tasks as pickles. Where a pickle cannot be loaded on this worker
-(a module is missing, a class refuses), the stream of stock dies with it, and the worker with the
-stream; the scheduler then sends the same task to the next worker. Here the message arrives with
-``UnloadableTask`` in the task's place, and the worker reports that task's error.
+A batch carries its tasks as pickles. When distributed's worker cannot load one (a module is
+missing, a class raises), it closes the stream and itself, and the scheduler sends the same task to
+the next worker. Here the message arrives with an `UnloadableTask` in the task's place, and the
+worker reports that task's error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["NATIVE", "SchedulerStream", "UnloadableTask"]
 #: Messages that the decoder makes for the engine, and their ops.
 NATIVE: dict[type, str] = {ComputeTask: "compute-task", FreeKeys: "free-keys"}
 
-#: How many of them the engine takes at once. Threads that finish a task wait for as long.
+#: How many of them the engine takes at once. Threads that finish a task wait meanwhile.
 AT_ONCE = 32
 
 #: A TCP message starts with the length of its head, in the byte order of the machine.
@@ -114,7 +114,7 @@ class SchedulerStream:
         """The next batch of messages.
 
         Raises CommClosedError when the connection has ended, WireError for bytes that are no
-        message, and whatever unpickling raises if the fault is not a task's own. Of a batch that
+        message, and what unpickling raises for anything but a task. Of a batch that
         cannot be decoded nothing is returned.
         """
         comm = self.comm
@@ -148,7 +148,7 @@ async def _read_frames(comm: TCP) -> Frames:
         comm.abort()
         convert_stream_closed_error(comm, error)
     except BaseException:
-        # Nobody knows how much of the message was read: the stream cannot be used again.
+        # Part of the message may have been read: the stream cannot be used again.
         comm.abort()
         raise
     return frames
@@ -157,7 +157,7 @@ async def _read_frames(comm: TCP) -> Frames:
 async def _read_bytes(comm: TCP, n: int) -> memoryview:
     """`n` bytes in memory of their own, which takes up room only as it is filled.
 
-    Raises WireError if there can be no so much memory at all.
+    Raises WireError if that much memory cannot be had.
     """
     try:
         read: memoryview = await read_bytes_rw(comm.stream, n)

@@ -1,4 +1,4 @@
-"""Messages to the scheduler that the core has decided on, as msgpack."""
+"""The core's records for the scheduler, as msgpack."""
 
 from fastworker.wire.encode cimport Bytes
 

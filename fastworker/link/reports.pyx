@@ -1,6 +1,7 @@
-"""Messages to the scheduler that the core has decided on, as msgpack.
+"""The core's records for the scheduler, as msgpack.
 
-The bytes of a record are those of stock's dict of the same message, down to the order of fields.
+The bytes of a record are those of distributed's dict of the same message, in the same order of
+fields.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize

@@ -1,7 +1,7 @@
-"""Who writes to which connection: the seam between the outbox and the sockets.
+"""How a batch is written to each kind of connection: between the outbox and the sockets.
 
-The outbox has one writer at a time and tells its transport what to write; a transport knows nothing
-of messages and order.
+The outbox has one sender at a time and tells its transport what to write. A transport knows nothing
+of messages and their order.
 """
 
 from fastworker.link.mutex cimport pthread_mutex_t
@@ -21,8 +21,8 @@ cdef class Transport:
 cdef class StreamTransport(Transport):
     cdef object __weakref__
     cdef object stream  # None when it is closed, or not plain TCP
-    cdef pthread_mutex_t mutex  # guards fd, so that no number is used after its file was closed
-    cdef int fd  # -1: not any more
+    cdef pthread_mutex_t mutex  # guards `fd`: no thread uses the number after its file was closed
+    cdef int fd  # -1: closed
 
     cdef int leave(self, object stream) except -1
 

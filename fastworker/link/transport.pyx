@@ -1,9 +1,9 @@
-"""Who writes to which connection: the seam between the outbox and the sockets.
+"""How a batch is written to each kind of connection: between the outbox and the sockets.
 
 Plain TCP
     Any thread writes straight to the socket, as much as the socket takes at once. The rest is
-    written by the comm's stream (tornado's, or ours), on the event loop; until it is done nobody
-    else writes.
+    written by the comm's stream (tornado's, or ours), on the event loop; no thread writes until
+    that is done.
 TLS
     The bytes are ours, the stream on the event loop encrypts and writes them.
 Anything else (``inproc``, ``ws``, a comm of the user's)
@@ -50,10 +50,10 @@ cdef enum:
 
 
 cdef class Transport:
-    """Writes to one comm, for one writer at a time, which is the outbox's business."""
+    """Writes to one comm, for one sender at a time; the outbox sees to that."""
 
     cdef Py_ssize_t write_now(self, const unsigned char* data, size_t size) except -1:
-        """Write what goes without waiting, from any thread; the answer is how many bytes it was.
+        """Write what the socket takes at once, from any thread; returns the number of bytes.
 
         Raises OSError when the connection is broken.
         """
@@ -71,7 +71,7 @@ cdef class Transport:
         raise NotImplementedError(f"{self!r} takes no messages")
 
     cpdef int detach(self) except -1:
-        """Leave the comm to others, but for `write_later`; on the event loop."""
+        """Stop writing from threads; `write_later` still works. Call it on the event loop."""
         return 0
 
     def __repr__(self):

@@ -8,12 +8,12 @@ from distributed.core import error_message
 
 
 class UnloadableTask:
-    """Stands where a task should be that could not be unpickled."""
+    """Stands in a message for a task that could not be unpickled."""
 
     __slots__ = ("error", "message")
 
     def __init__(self, error: Exception) -> None:
-        """To be called while ``error`` is being handled: its traceback is taken from there."""
+        """Call this in the ``except`` block of ``error``, whose traceback it takes."""
         self.error = error
         #: ``exception``, ``traceback``, ``exception_text``, ``traceback_text`` for the scheduler
         self.message: dict[str, Any] = dict(error_message(error))

@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed.comm import connect, get_address_host_port
 
-#: Seconds until it looks why, from there to the first line, and from each line to the next look.
+#: Seconds before the first attempt to connect, for its answer, and from each line to the next.
 LOOK, ANSWER, NEXT = 0.5, 0.5, 60.0
 
 
@@ -39,10 +39,10 @@ async def say_what_it_waits_for(
 
 
 async def _reason(address: str, connection_args: Mapping[str, Any]) -> str:
-    """What comes of a connection to an address, with ": " before it; "" if nothing is known.
+    """Why an address cannot be connected to, with ": " before it; "" if that is unknown.
 
-    Servers of distributed try again without a word, whatever it is: certificates that the other
-    side does not accept, as well as a port where nobody listens.
+    distributed's servers try again and log nothing, whether the peer rejects their certificates or
+    nothing listens at the port.
     """
     try:
         host, port = get_address_host_port(address)

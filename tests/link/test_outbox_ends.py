@@ -40,7 +40,7 @@ async def test_closing_sends_what_is_left(address):
         with pytest.raises(CommClosedError, match="already closed"):
             outbox.send("x")
         assert outbox.add_record(RescheduleMsg(stimulus_id="s", key="late")) == 1
-        outbox.settle(True)
+        outbox.send_soon(True)
         await in_thread(outbox.push)
         assert outbox.metrics["dropped"] == 1 and outbox.buffer == []
         await outbox.close()  # again
@@ -269,7 +269,7 @@ def test_an_event_loop_that_is_gone():
     asyncio.run(start())
     (outbox,) = made
     outbox.add_record(RescheduleMsg(stimulus_id="s", key="x"))
-    outbox.settle(True)
+    outbox.send_soon(True)
     outbox.push()
     outbox.abort()
     outbox.add_record(RescheduleMsg(stimulus_id="s", key="y"))  # too late to be taken

@@ -64,9 +64,9 @@ class Work:
                     self.add(number, chance)
                 choice = chance.random()
                 if choice < 0.1:
-                    self.outbox.settle(True)
+                    self.outbox.send_soon(True)
                 elif choice < 0.8:
-                    self.outbox.settle(False)
+                    self.outbox.send_soon(False)
         except BaseException as error:
             self.errors.append(error)
             raise
@@ -193,7 +193,7 @@ async def test_the_timer_comes_again_after_a_flush_in_between():
         outbox = await started(ends, Outbox("200ms"))
         for _ in range(2):
             outbox.add_record(RescheduleMsg(stimulus_id="s", key="a"))
-            outbox.settle(True)  # leaves in the next round
+            outbox.send_soon(True)  # leaves in the next round
             outbox.send("b")  # needs no timer, unlike the next
             assert (await ends.receive(2))[1] == "b"
             outbox.send("c")
@@ -210,7 +210,7 @@ async def test_due_by_size_and_by_age():
         assert not outbox.due(now + 1) and outbox.due(now + 2 * NEVER)
         outbox.send(b"x" * 70_000)
         assert outbox.due(now + 1)
-        outbox.settle(False)
+        outbox.send_soon(False)
         assert len(outbox.buffer) == 2  # not before the event loop's next round
         assert await ends.receive(2) == ["x", b"x" * 70_000]
         assert not outbox.due(now + 2 * NEVER)
