@@ -18,7 +18,7 @@ from distributed.utils import offload
 from fastworker.comm.plain import decode, encode
 from fastworker.comm.stream import Disconnected, Stream
 from fastworker.config import CommSettings
-from fastworker.wire.result_messages import Heavy, pack, unpack
+from fastworker.wire.result_messages import NeedsOffload, pack, unpack
 
 logger = logging.getLogger("distributed.comm.tcp")
 
@@ -125,7 +125,7 @@ class TCP(stock.TCP):
         """What `pack` or `unpack` makes, in another thread if it takes long and that is allowed."""
         try:
             return function(*args, light=self.allow_offload)
-        except Heavy:
+        except NeedsOffload:
             return await offload(function, *args, light=False)
 
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:

@@ -123,11 +123,11 @@ cdef class SchedulerDecoder(MessageUnpacker):
             n = self.map_header()
             if n < 0:
                 found = self.value()
-            elif n and self.comes(b"\xa2op", 3):
-                if self.comes(b"\xaccompute-task", 13):
+            elif n and self.consume_if(b"\xa2op", 3):
+                if self.consume_if(b"\xaccompute-task", 13):
                     self.owed -= 2
                     found = self.compute_task(n - 1)
-                elif self.comes(b"\xa9free-keys", 10):
+                elif self.consume_if(b"\xa9free-keys", 10):
                     self.owed -= 2
                     found = self.free_keys(n - 1)
                 else:
@@ -170,11 +170,11 @@ cdef class SchedulerDecoder(MessageUnpacker):
         for count in range(n):
             # Fields come in the usual order, or else in any
             for field in range(expected, FIELDS):
-                if self.comes(NAMES[field].text, NAMES[field].size):
+                if self.consume_if(NAMES[field].text, NAMES[field].size):
                     break
             else:
                 for field in range(expected):
-                    if self.comes(NAMES[field].text, NAMES[field].size):
+                    if self.consume_if(NAMES[field].text, NAMES[field].size):
                         break
                 else:
                     return self.map_rest(so_far(task, order, count), n - count)
@@ -197,17 +197,17 @@ cdef class SchedulerDecoder(MessageUnpacker):
                 task.stimulus_id = value = self.value()
                 good = type(value) is str
             elif field == WHO_HAS:
-                if not self.comes(b"\x80", 1):
+                if not self.consume_if(b"\x80", 1):
                     self.repeated = True
                     task.who_has = value = self.value()
                     self.repeated = False
                     good = all_of(value, tuple)
             elif field == NBYTES:
-                if not self.comes(b"\x80", 1):
+                if not self.consume_if(b"\x80", 1):
                     task.nbytes = value = self.value()
                     good = all_of(value, int)
             elif field == RUN_SPEC:
-                if self.comes(b"\x81\xab__Pickled__", 13):
+                if self.consume_if(b"\x81\xab__Pickled__", 13):
                     task.run_spec = self.revive_pickled(self.value())
                 else:
                     task.run_spec = self.value()
@@ -242,10 +242,10 @@ cdef class SchedulerDecoder(MessageUnpacker):
         """Read the `n` fields that follow the operation of a free-keys."""
         cdef FreeKeys free = FreeKeys.__new__(FreeKeys)
         cdef dict message
-        if n == 2 and self.comes(b"\xa4keys", 5):
+        if n == 2 and self.consume_if(b"\xa4keys", 5):
             self.owed -= 2
             keys = self.value()
-            if type(keys) is tuple and self.comes(b"\xabstimulus_id", 12):
+            if type(keys) is tuple and self.consume_if(b"\xabstimulus_id", 12):
                 self.owed -= 2
                 stimulus_id = self.value()
                 if type(stimulus_id) is str:

@@ -1,4 +1,4 @@
-"""What compressed frames say of themselves, checked before anybody makes room for it."""
+"""Checks the size that a compressed frame claims before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Claim(NamedTuple):
-    """How a format says how much it will take when it is no longer compressed."""
+    """How a compression format states the size of the data without compression."""
 
     read: Callable[[memoryview], int]
     """The number of bytes that a frame claims; negative if it does not say."""
@@ -29,7 +29,7 @@ def _snappy(frame: memoryview) -> int:
     return size
 
 
-#: zlib says nothing, and takes room only as it goes on.
+#: zlib states no size, and allocates memory only as it reads.
 CLAIMS = {"lz4": Claim(_lz4, 255), "snappy": Claim(_snappy, 64)}
 
 with suppress(ImportError):
@@ -39,7 +39,7 @@ with suppress(ImportError):
 
 
 def check_claims(names: Iterable[object], frames: Iterable[object]) -> None:
-    """Raises ValueError if a frame cannot be as large as it says.
+    """Check each frame's claim. Raises ValueError if a frame cannot be as large as it says.
 
     Parameters
     ----------

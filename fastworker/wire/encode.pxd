@@ -1,7 +1,7 @@
 """Plain values as msgpack, byte for byte what a stock worker sends.
 
 Everything that ``put_...`` writes goes to the end of a `Bytes`. No function here runs user code or
-lets go of the GIL: what would need either is reported as not plain and left to
+releases the GIL: what would need either is reported as not plain and left to
 `fastworker.wire.encode_objects`.
 """
 
@@ -13,7 +13,7 @@ cdef struct Bytes:  # a growing piece of memory
     unsigned char* data
     size_t size
     size_t capacity
-    bint lent  # the memory is the caller's: not to be freed, and left for our own when full
+    bint lent  # the caller owns the memory: never freed here, replaced when full
 
 
 cdef enum:

@@ -1,8 +1,8 @@
 """Messages to the scheduler as msgpack, byte for byte what a stock worker sends.
 
 Plain values are written natively: None, bool, int of at most 64 bits, float, str, bytes, and lists,
-tuples and dicts of those, each of exactly that type. A subclass may behave as it likes, so it is
-left to msgpack, and so is everything that stock packs with the help of hooks.
+tuples and dicts of those, each of exactly that type. Subclasses, which may override anything, are
+left to msgpack, and so is everything that distributed packs by means of hooks.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -188,7 +188,7 @@ cdef inline int put_binary(Bytes* out, object data) except -1:
 
 
 cdef int not_plain() except -1:
-    """Turn an error of the value into 0; one of the machine goes on."""
+    """0 for an error that the value causes; a MemoryError is raised again."""
     if PyErr_ExceptionMatches(UnicodeError) or PyErr_ExceptionMatches(OverflowError):
         PyErr_Clear()
         return 0
@@ -221,7 +221,7 @@ cdef int put_items(Bytes* out, object items, int depth) except -1:
     need(out, 5)
     out.size += array_header(out.data + out.size, <uint64_t>n)
     for i in range(n):
-        # Nothing in between can change a list's length
+        # No other thread runs in between, so the length of a list stays as it is
         if not put_nested(out, (<tuple>items)[i] if is_tuple else (<list>items)[i], depth):
             return 0
     return 1

@@ -1,8 +1,8 @@
-"""Packing messages that hold more than plain values: pickles, buffers, whatever a user returned.
+"""Packs messages that hold more than plain values: pickles, buffers, objects of the user's.
 
-Stock packs a batch as one value, with a hook for what msgpack does not know; what becomes of one
-message becomes of the batch, and the connection with it. Here each message of a batch is packed by
-itself, so that the caller can do without one that fails.
+distributed packs a batch as one value, with a hook for what msgpack does not know. A message that
+fails ends the batch, and the connection with it. Here each message is packed by itself, so that the
+caller can leave out one that fails.
 
 Everything here may run user code (``__reduce__`` and the like).
 """
@@ -38,7 +38,7 @@ class MessagePacker:
     Parameters
     ----------
     context
-        What serializers may want to know about both ends; its "compression" is used for frames.
+        Facts about both ends, for serializers; its "compression" is used for frames.
     serializers
         Names of serialization families for `Serialize` objects; None for the usual ones.
     shard
@@ -121,7 +121,7 @@ class MessagePacker:
         return header, out
 
     def add(self, header: dict[str, Any], frames: list[Frame]) -> int:
-        """Append a header and its frames; the answer is the header's number in the batch."""
+        """Append a header and its frames; returns the header's number in the batch."""
         number = 1 + len(self.frames)
         self.frames.append(pack_header(header, len(frames)))
         self.frames.extend(frames)

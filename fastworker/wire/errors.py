@@ -1,4 +1,4 @@
-"""What is raised for bytes that are no message."""
+"""The error for bytes that are not a message."""
 
 from __future__ import annotations
 

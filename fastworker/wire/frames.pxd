@@ -1,4 +1,4 @@
-"""The frames of one message, with their bytes at hand."""
+"""The frames of one message, and direct access to their bytes."""
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t
@@ -10,12 +10,12 @@ cdef struct Span:
 
 
 cdef class Frames:
-    # Used by one thread at a time; handed on as a whole.
+    # No lock: one thread at a time uses it.
     cdef Py_ssize_t count  # frames there are
-    cdef Py_ssize_t room  # what `spans` and `views` have room for
+    cdef Py_ssize_t room  # capacity of `spans` and `views`, in frames
     cdef Span* spans  # where the bytes of each frame are
-    cdef list objects  # each frame as given; None for a part of `head` nobody has asked for
-    cdef object head  # memoryview of frames that came in one piece, or None
+    cdef list objects  # each frame as given; None for a part of `head` until it is asked for
+    cdef object head  # memoryview of the frames that arrived in one piece, or None
     cdef const uint8_t* head_data
     # What keeps the bytes in their place: the buffers of `head` and of all frames given alone
     cdef Py_buffer* views

@@ -1,9 +1,9 @@
-"""The frames of one message, with their bytes at hand.
+"""The frames of one message, and direct access to their bytes.
 
 On the wire a message is a head and the frames that did not fit into it. The head has the number
 of all frames, the size of each (both uint64 in the byte order of the machine), and the bytes of
-the first ones. The small frames, of which there are two for each task, never become Python
-objects of their own unless somebody asks for one.
+the first frames. Small frames, of which each task has two, become Python objects only when a
+caller asks for one.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -24,7 +24,7 @@ cdef class Frames:
     Parameters
     ----------
     frames: iterable of bytes-like
-        Kept, and not to be changed, as long as this object lives.
+        This object keeps them; the caller must not change them while it lives.
     """
 
     def __cinit__(self):
@@ -55,7 +55,7 @@ cdef class Frames:
     def of_head(head):
         """The frames in the head of a message; `missing` says what has to be added to them.
 
-        Raises WireError if the head is no head.
+        Raises WireError if the bytes are not a head.
         """
         cdef Frames self = Frames.__new__(Frames)
         cdef const uint8_t* data

@@ -1,4 +1,4 @@
-"""Small pickles, as tasks come in, without a detour through Python."""
+"""Reads small pickles, in which tasks arrive, in compiled code."""
 
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
@@ -10,8 +10,8 @@ cdef enum:  # limits of what is read here
 
 
 cdef class Reading:
-    # One pickle while it is read. Used by the thread alone that reads it, but objects of the user's
-    # are made and called in the middle of it; so it owns a reference to all that it works with.
+    # One pickle while it is read. Only the thread that reads it uses it, but user code runs in
+    # between; so it owns a reference to every object that it works with.
     cdef PyObject* stack[HEIGHT]
     cdef PyObject* memo[MEMOS]
     cdef Py_ssize_t[MARKS] marks  # heights of the stack

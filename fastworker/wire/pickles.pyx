@@ -1,12 +1,12 @@
-"""Small pickles, as tasks come in, without a detour through Python.
+"""Reads small pickles, in which tasks arrive, in compiled code.
 
-The standard library spends most of the time that a task's pickle takes on two things: it goes
-through the import system for every class and function, and ``Task.__setstate__`` is Python. Here a
-module that has been imported is looked up in ``sys.modules``, and a task's slots are set by
-compiled code. The outcome is that of `pickle.loads`, and where that is not certain it is called:
+Of the time for a task's pickle, the standard library spends most on two things: it goes through the
+import system for every class and function, and ``Task.__setstate__`` is Python. Here a module that
+was imported is looked up in ``sys.modules``, and compiled code sets a task's slots. The outcome is
+that of `pickle.loads`, which is called where that is not certain:
 
-- for a pickle that has an opcode which tasks do not need, before any of it is read (`is_small`);
-- for a class or function that is not simply there, for that name alone (`find_slowly`).
+- for a pickle with an opcode that tasks do not need, before any of it is read (`is_small`);
+- for a class or function that is not an attribute of an imported module (`find_slowly`).
 """
 
 cimport cython
@@ -137,8 +137,8 @@ cdef Py_ssize_t argument_size(const uint8_t* p, const uint8_t* end) noexcept:
 cdef bint is_small(const uint8_t* data, Py_ssize_t size) noexcept:
     """Whether `Reading` can read this pickle: which opcodes it has, and what they do to the stack.
 
-    Nothing has been made or called by then, so whoever is told no can still ask somebody else, who
-    will know what is wrong with it, if anything is.
+    No object is made and nothing is called. On False, call `pickle.loads`, which also reports what
+    is wrong with the pickle.
     """
     cdef const uint8_t* p = data + 2
     cdef const uint8_t* end = data + size
@@ -185,9 +185,9 @@ cdef bint is_small(const uint8_t* data, Py_ssize_t size) noexcept:
 
 # ------------------------------------------------------------------------------- classes and tasks
 
-# {name: module} of those that have once been imported to the end. While one is being imported, its
-# names are not all there, and the import system makes others wait for it. Guarded by the GIL: a
-# change is one operation on a key that is a str.
+# {name: module} of modules whose import has ended. While a module is being imported, some of its
+# names are missing, and the import system makes other threads wait. Guarded by the GIL: a change is
+# one operation on a key that is a str.
 cdef dict imported = {}
 cdef dict modules = sys.modules
 
@@ -460,7 +460,7 @@ def reads(bytes pickled not None):
 
 
 def loads(pickled, *, buffers=None):
-    """As ``pickle.loads``, which is asked for what is not `bytes`, has buffers, or is not small."""
+    """As ``pickle.loads``, which it calls for what is not `bytes`, has buffers, or is not small."""
     cdef Reading reading
     if buffers is not None or type(pickled) is not bytes or not is_ours(pickled):
         return stdlib_loads(pickled, buffers=buffers)

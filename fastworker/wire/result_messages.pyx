@@ -1,4 +1,4 @@
-"""Messages that carry results: what a worker is asked for, and what it is sent.
+"""Messages that carry results between workers and to clients.
 
 The frames are those of ``distributed.protocol.dumps``, and either end may be stock's.
 """
@@ -22,7 +22,7 @@ from distributed.sizeof import safe_sizeof
 from fastworker.wire.encode_objects import MessagePacker
 from fastworker.wire.errors import WireError
 
-# Where stock says it too
+# The logger that distributed uses for the same error
 logger = logging.getLogger("distributed.protocol.core")
 
 cdef enum:
@@ -30,28 +30,28 @@ cdef enum:
     QUICK = 1 << 20  # bytes that are copied or unpickled in little time
 
 
-class Heavy(Exception):
-    """There is something to serialize, or to make again, that is for another thread to do.
+class NeedsOffload(Exception):
+    """Serializing or deserializing the message takes long: call again in another thread.
 
-    It takes its time, and the event loop must not stand still.
+    It would block the event loop.
     """
 
 
 class Unserializable(Exception):
-    """There is something that cannot be serialized. Stock tries in other ways, and logs more."""
+    """Something cannot be serialized. distributed's own functions try other ways and log more."""
 
 
 class Shared(Serialize):
     """A result that goes into several messages: it is serialized for the first one that is packed.
 
-    May be packed by several threads; then the first to come and those that come meanwhile do the
-    work, with the same outcome, and either outcome stays.
+    Several threads may pack it. Each thread that comes before the first has finished serializes it
+    too, with the same outcome; any of the outcomes is kept.
     """
 
     def __init__(self, data):
         super().__init__(data)
         #: Whether serializing has begun: what becomes of the result from now on may not be in it.
-        #: Set once, by the thread that packs; the GIL makes it seen by all.
+        #: Set once, by the thread that packs; guarded by the GIL.
         self.begun = False
         #: (context, serializers, header and frames) of the last time; None for what is packed
         #: natively, as that costs nothing
@@ -59,13 +59,13 @@ class Shared(Serialize):
 
 
 cdef int spend(Py_ssize_t* allowance, Py_ssize_t nbytes) except -1:
-    """Take bytes from those that may be serialized or deserialized here; -1 is for no limit.
+    """Subtract from the bytes that may be serialized or deserialized here; -1: no limit.
 
-    What is sent from where it is, or stays where it came, does not count.
+    Buffers that are sent or kept in place do not count.
     """
     if allowance[0] >= 0:
         if nbytes > allowance[0]:
-            raise Heavy
+            raise NeedsOffload
         allowance[0] -= nbytes
     return 0
 
@@ -171,8 +171,8 @@ cdef Py_ssize_t size_of(object value) except -1:
 
 
 cdef Py_ssize_t most_here() except -2:
-    """Bytes of a message that the event loop may see to itself; -1 for no limit."""
-    # Looked up each time, as stock does: it may be changed while we run
+    """Bytes of a message that the event loop's thread may handle itself; -1: no limit."""
+    # Read each time, as distributed does: the setting may change while the worker runs
     threshold = comm_utils.OFFLOAD_THRESHOLD
     return threshold if threshold else -1
 
@@ -197,13 +197,13 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
     Returns
     -------
     list of bytes-like, or None
-        None for a message that is no dict of plain values, results, and dicts of those; and for
-        one that cannot be serialized: stock has its way of saying so.
+        None for a message that is no dict of plain values, results, and dicts of those, and for
+        one that cannot be serialized: call distributed's functions, which raise the error.
 
     Raises
     ------
-    Heavy
-        It takes long, and is to be packed in another thread.
+    NeedsOffload
+        Packing takes long: call it in another thread.
     """
     cdef Packer packer
     cdef unsigned char memory[STACK_BYTES]
@@ -250,7 +250,7 @@ cdef class Unpacker(MessageUnpacker):
                 spend(&self.allowance, self.frames.spans[at + 1].size)
             return make_value(self.recipe, self.frames, at)
         if self.light:
-            raise Heavy
+            raise NeedsOffload
         start = perf_counter()
         value = MessageUnpacker.serialized(self, at)
         self.elsewhere += perf_counter() - start
@@ -258,7 +258,7 @@ cdef class Unpacker(MessageUnpacker):
 
     cdef object load(self, object pickled, list buffers):
         if self.light:
-            raise Heavy
+            raise NeedsOffload
         return MessageUnpacker.load(self, pickled, buffers)
 
 
@@ -282,14 +282,14 @@ def unpack(frames, light=True):
     Returns
     -------
     tuple of one, or None
-        None for what is no message: stock has its way of saying so.
+        None for what is not a message: call distributed's functions, which raise the error.
 
     Raises
     ------
-    Heavy
-        It takes long, and is to be unpacked in another thread.
+    NeedsOffload
+        Unpacking takes long: call it in another thread.
     Exception
-        Whatever deserializing a result raises.
+        What deserializing a result raises.
     """
     cdef Frames split = frames_of(frames)
     cdef Unpacker unpacker = Unpacker()
@@ -310,7 +310,7 @@ def unpack(frames, light=True):
         message = unpacker.whole()
     except WireError:
         return None
-    except Heavy:
+    except NeedsOffload:
         raise
     except Exception:
         logger.critical("Failed to deserialize", exc_info=True)

@@ -1,14 +1,14 @@
-"""Results to frames and back, for the kinds that most results are of."""
+"""Results to frames and back, for the most common types."""
 
 from fastworker.wire.frames cimport Frames
 
 
 cdef class ValuePacker:
-    # Used by one thread, for the time of one message.
+    # No lock: one thread uses it, for one message.
     cdef list frames  # of the message, but for the first; values are added to it
     cdef object protocol  # of pickles, None for the newest
     cdef Py_ssize_t largest  # bytes of a frame that is neither compressed nor split
-    cdef object array_type  # numpy.ndarray; None if nobody has imported numpy
+    cdef object array_type  # numpy.ndarray; None before numpy is imported
     cdef dict known  # type -> whether it goes to frames the way that is known here
 
     cdef bint knows(self, type kind, str module) except -1

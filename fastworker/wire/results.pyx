@@ -1,12 +1,12 @@
-"""Results to frames and back, for the kinds that most results are of.
+"""Results to frames and back, for the most common types.
 
-A result has a header in a frame of its own, which says how to make it again from the frames that
-follow. Stock makes each header anew and asks a dozen questions on the way. But all arrays of one
-dtype, shape and layout have the same header, and so have all pickles and all bytes: here they are
-made by stock once, and read once.
+A result has a header in a frame of its own, which says how to restore it from the frames that
+follow. distributed makes each header anew, with a dozen look-ups. But all arrays of one dtype,
+shape and layout have the same header, and so have all pickles and all bytes: here distributed makes
+such a header once, and it is read once.
 
-That goes for results of one frame, neither compressed nor split. Whatever else comes is not known
-here, and neither is what somebody has registered functions of his own for.
+This covers results of one frame that is neither compressed nor split. Other results are left to
+distributed, and so are types that a user has registered functions for.
 """
 
 from cpython.buffer cimport (
@@ -36,7 +36,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
-    # Kinds of recipes
+    # Kinds of recipes: how to restore a result
     UNKNOWN
     ARRAY
     PICKLE
@@ -169,11 +169,11 @@ cdef class ValuePacker:
         return 1
 
     cdef bint only_pickled(self, type kind) except -1:
-        """Whether nobody has registered anything for a type, so that stock pickles it."""
+        """Whether nothing is registered for a type, so that distributed pickles it."""
         return self.knows(kind, None)
 
     cdef bint only_builtins(self, object value, Py_ssize_t* left, int depth) except -1:
-        """Whether a value is a builtin, and so is all that is in it, and that is not much."""
+        """Whether a value, and all that it contains, is of few and small builtins."""
         cdef type kind = type(value)
         left[0] -= 1
         if left[0] < 0:
@@ -186,7 +186,7 @@ cdef class ValuePacker:
                 and self.only_pickled(kind)
             )
         if kind is bytes:
-            # On its own it is not pickled; among others it may be
+            # Alone it is not pickled; inside a container it may be
             return PyBytes_GET_SIZE(value) <= CONTENTS_NBYTES // CONTENTS
         if depth == 0:
             return False
@@ -312,7 +312,7 @@ cdef int learn_registered(Recipe recipe, dict header) except -1:
 
 
 cdef object make_value(Recipe recipe, Frames frames, Py_ssize_t at):
-    """The value whose header is in frame `at`. Raises whatever stock would."""
+    """The value whose header is in frame `at`. Raises what distributed's functions raise."""
     cdef object frame = frames.frame(at + 1)
     if recipe.kind == PICKLE:
         return unpickle(frame, [])

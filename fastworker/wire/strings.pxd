@@ -1,4 +1,4 @@
-"""Strings that come again and again, made once."""
+"""A table of strings that occur again and again."""
 
 from libc.stdint cimport uint8_t
 

@@ -1,11 +1,11 @@
-"""Strings that come again and again, made once.
+"""A table of strings that occur again and again.
 
 Names of fields, addresses of workers and ids of spans are in message after message. Those of up to
-SHORT bytes are looked up in a table of fixed size. It saves time, and memory in what is kept: a
-million tasks share one span id.
+SHORT bytes are looked up in a table of fixed size. It saves time and memory: a million tasks share
+one span id.
 
-Every string has one place in the table, where it drives out another, so that a peer can neither
-make the table grow nor make a look-up slow.
+Every string has one place in the table, where it replaces the string before it, so that a peer can
+neither make the table grow nor make a look-up slow.
 """
 
 from cpython.object cimport PyObject
@@ -23,14 +23,13 @@ cdef enum:
     PLACES = 1024  # a power of two
 
 # Strong references, ASCII strings only; NULL where there is none. Guarded by the GIL, which is
-# enough: from reading a place to holding what stands in it nothing is called that could give the
-# GIL away (no allocation, no deallocation), and a place gets its new string before the old one
-# is let go.
+# enough: between reading a place and taking a reference to its string, nothing can release the GIL
+# (no allocation, no deallocation), and a place gets its new string before the old one is dropped.
 cdef PyObject* table[PLACES]
 
 
 cdef inline uint64_t mixed(const uint8_t* text, Py_ssize_t n) noexcept nogil:
-    """A number that depends on all bytes; which one, nobody relies on."""
+    """A hash of all bytes, for this process alone."""
     cdef uint64_t h = <uint64_t>n
     cdef uint64_t word
     while n >= 8:
@@ -59,7 +58,7 @@ cdef object short_string(const uint8_t* text, Py_ssize_t n):
     found = PyUnicode_DecodeUTF8(<const char*>text, n, NULL)
     if PyUnicode_IS_ASCII(found):
         Py_INCREF(found)
-        old = place[0]  # again: making the new one may have let others in
+        old = place[0]  # read again: another thread may have run during the allocation
         place[0] = <PyObject*>found
         if old is not NULL:
             Py_DECREF(<object>old)

@@ -1,4 +1,4 @@
-"""Objects that come in frames of their own, beside the message that they belong to."""
+"""Objects that arrive in frames of their own, beside the message that refers to them."""
 
 from fastworker.wire.unpack cimport Unpacker
 

@@ -1,4 +1,4 @@
-"""Objects that come in frames of their own, beside the message that they belong to.
+"""Objects that arrive in frames of their own, beside the message that refers to them.
 
 The message has the number of a frame. That frame is a header in MessagePack; it says how many
 frames follow it and how each is compressed. A pickle is in the header itself and the frames are
@@ -21,7 +21,7 @@ cdef enum:
     COPIED = 4096  # bytes of a pickle up to which a copy is cheaper than a view
     LOGGED = 10_000  # bytes of a pickle that are logged if it cannot be loaded
 
-# Where stock says it too
+# The logger that distributed uses for the same error
 logger = logging.getLogger("distributed.protocol.pickle")
 
 
@@ -41,11 +41,11 @@ cdef class PickledHeader(Unpacker):
             raise self.error("the header of a pickle has to be a map")
         for _ in range(n):
             self.owed -= 2
-            if self.comes(b"\xabpickled-obj", 12):
+            if self.consume_if(b"\xabpickled-obj", 12):
                 self.field("pickled-obj")
-            elif self.comes(b"\xabcompression", 12):
+            elif self.consume_if(b"\xabcompression", 12):
                 self.field("compression")
-            elif self.comes(b"\xaenum-sub-frames", 15):
+            elif self.consume_if(b"\xaenum-sub-frames", 15):
                 self.field("num-sub-frames")
             else:
                 name = self.value()
@@ -60,7 +60,7 @@ cdef class PickledHeader(Unpacker):
         return 0
 
     cdef int field(self, object name) except -1:
-        """Read the value of one field; those nobody knows are of no interest."""
+        """Read the value of one field; unknown fields are ignored."""
         if name == "pickled-obj":
             self.pickled = self.pickle_bytes()
             return 0
@@ -162,7 +162,7 @@ cdef class MessageUnpacker(Unpacker):
     cdef object serialized(self, Py_ssize_t at):
         """What was serialized into the frames after number `at`, which is its header.
 
-        Raises WireError for a header that is none, and whatever deserializing raises.
+        Raises WireError for a bad header, and what deserializing raises.
         """
         cdef Unpacker unpacker = Unpacker()
         unpacker.message = self.message

@@ -9,16 +9,16 @@ cdef enum:
 
 
 cdef class Unpacker:
-    # Used by one thread, for the time of one message.
+    # No lock: one thread uses it, for one message.
     cdef Frames frames  # keeps the bytes in their place
     cdef readonly Py_ssize_t frame  # which of them is read
     cdef const uint8_t* start
     cdef const uint8_t* pos  # start <= pos <= end
     cdef const uint8_t* end
-    cdef Py_ssize_t owed  # items that the arrays and maps begun still promise
+    cdef Py_ssize_t owed  # items still to come of the arrays and maps that were begun
     cdef int depth  # of arrays and maps
     cdef bint only_names  # whether keys of maps must be str or bytes
-    cdef bint repeated  # whether strings met now are likely to come again
+    cdef bint repeated  # whether the strings read now are likely to occur again
     cdef Py_ssize_t message  # index in the batch for errors, -1 for none
 
     cdef int read_frame(self, Frames frames, Py_ssize_t i) except -1
@@ -40,7 +40,7 @@ cdef class Unpacker:
     cdef Py_ssize_t size(self, int width) except -1
     cdef Py_ssize_t array_header(self) except? -1
     cdef Py_ssize_t map_header(self) except? -1
-    cdef bint comes(self, const char* literal, Py_ssize_t n) noexcept
+    cdef bint consume_if(self, const char* literal, Py_ssize_t n) noexcept
 
     cdef int need(self, Py_ssize_t n) except -1
     cdef object error(self, str problem)

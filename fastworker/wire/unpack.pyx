@@ -4,9 +4,9 @@ It gives what ``msgpack.loads`` gives with the options that Dask reads messages 
 arrays, str for strings, any hashable key in a map, and a hook for maps. The hook is asked only
 for maps that have one of the names it knows.
 
-What a message can make us allocate is bounded by its own size: every array and map says how many
-items follow, each item takes a byte at least, and all items that are still promised, by all that
-is open, must fit into the bytes that are left.
+A message's size bounds the memory that it can make the reader allocate: every array and map states
+how many items follow, each item takes at least a byte, and all items still to come of all open
+arrays and maps must fit into the bytes that are left.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -41,7 +41,7 @@ cdef enum:
 
 
 cdef bint is_marker(const uint8_t* name, Py_ssize_t n) noexcept nogil:
-    """Whether a map with this name in it stands for something else."""
+    """Whether a map that has this name stands for another object."""
     if n < 7 or name[0] != b"_" or name[1] != b"_":
         return False
     return (
@@ -78,7 +78,7 @@ cdef class Unpacker:
         return found
 
     cdef object error(self, str problem):
-        """A WireError that says where we are."""
+        """A WireError with the current position."""
         return WireError(
             problem,
             message=None if self.message < 0 else self.message,
@@ -236,7 +236,7 @@ cdef class Unpacker:
         return self.map_rest({}, n)
 
     cdef object map_rest(self, dict out, Py_ssize_t n):
-        """Read the last `n` pairs of a map, whose others are in `out` already."""
+        """Read the last `n` pairs of a map; `out` has the pairs before them."""
         cdef bint marked = False
         cdef Py_ssize_t length
         cdef const uint8_t* at
@@ -309,10 +309,10 @@ cdef class Unpacker:
         except Exception as error:
             raise self.error(f"a {sorted(MARKERS & marked.keys())} that cannot be made") from error
 
-    # Headers, for those who know what to expect
+    # Headers, for callers that know what to expect
 
-    cdef bint comes(self, const char* literal, Py_ssize_t n) noexcept:
-        """Whether the next bytes are these; if so, they are read."""
+    cdef bint consume_if(self, const char* literal, Py_ssize_t n) noexcept:
+        """Read the next bytes if they are `literal`; whether they were."""
         if n <= self.end - self.pos and memcmp(self.pos, literal, n) == 0:
             self.pos += n
             return True

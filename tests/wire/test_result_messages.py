@@ -17,7 +17,7 @@ from distributed.protocol.serialize import dask_deserialize, dask_serialize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastworker.wire.result_messages import Heavy, Shared, pack, unpack
+from fastworker.wire.result_messages import NeedsOffload, Shared, pack, unpack
 from support.wire.messages import same
 from support.wire.mutations import DAMAGES
 from support.wire.strategies import damages, plain, same_each_time
@@ -273,7 +273,7 @@ def test_what_takes_long_is_for_another_thread():
     sizeof.register(Whole, weigh)
     try:
         message = answer(x=heavy[0], y=heavy[1])
-        with pytest.raises(Heavy):
+        with pytest.raises(NeedsOffload):
             packed(message)
         assert packed(message, light=False) is not None
         assert packed(answer(x=heavy[0])) is not None
@@ -284,7 +284,7 @@ def test_what_takes_long_is_for_another_thread():
     assert equal(unpack(array)[0]["data"]["x"], large)
     for other in (Whole(bytes(2_000_000)), bytes(2_000_000)):
         received = wired(packed(answer(x=large, y=other)))
-        with pytest.raises(Heavy):
+        with pytest.raises(NeedsOffload):
             unpack(received)
         assert equal(unpack(received, light=False)[0]["data"]["y"], other)
 
@@ -320,10 +320,10 @@ def test_many_light_ones_are_heavy():
     """Each is in its place at once, but together they take long."""
     values = {f"x{i}": bytes(50) * 40 for i in range(6000)}
     pickled = {key: [value.decode("latin-1")] for key, value in values.items()}
-    with pytest.raises(Heavy):
+    with pytest.raises(NeedsOffload):
         packed(answer(**pickled))
     received = wired(packed(answer(**pickled), light=False))
-    with pytest.raises(Heavy):
+    with pytest.raises(NeedsOffload):
         unpack(received)
     assert unpack(received, light=False) == ({"status": "OK", "data": pickled},)
     assert packed(answer(**values)) is not None
@@ -333,9 +333,9 @@ def test_what_takes_long_is_configured_while_we_run(monkeypatch):
     message = answer(x=5)
     received = wired(packed(message))
     monkeypatch.setattr(comm_utils, "OFFLOAD_THRESHOLD", 1)
-    with pytest.raises(Heavy):
+    with pytest.raises(NeedsOffload):
         packed(message)
-    with pytest.raises(Heavy):
+    with pytest.raises(NeedsOffload):
         unpack(received)
     assert packed(answer(x=np.arange(5))) is not None
     monkeypatch.setattr(comm_utils, "OFFLOAD_THRESHOLD", False)
