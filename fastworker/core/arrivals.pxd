@@ -1,4 +1,4 @@
-"""What it takes to enter a state, by whichever transition a task comes there."""
+"""What transitions to the same state have in common."""
 
 from fastworker.core.planning cimport Planner
 from fastworker.core.recommendations cimport Recs

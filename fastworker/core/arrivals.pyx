@@ -1,4 +1,4 @@
-"""What it takes to enter a state, by whichever transition a task comes there."""
+"""What transitions to the same state have in common."""
 
 from fastworker.core.base cimport expect
 from fastworker.core.log cimport PUT_IN_MEMORY
@@ -19,7 +19,7 @@ from distributed.worker_state_machine import TaskErredMsg
 
 
 cdef int expect_args(TaskState ts, tuple args, Py_ssize_t n) except -1:
-    """Python code can recommend too, and leave out what the transition needs."""
+    """Raise if a recommendation of Python code lacks what the transition needs."""
     if args is None or len(args) != n:
         raise TypeError(
             f"this transition of {ts!r} takes {n} arguments; got {0 if args is None else len(args)}"
@@ -121,7 +121,7 @@ cdef int to_memory(
     cdef TaskState dep
     cdef bint known
     key = ts.key
-    value = args[0]  # the callers have looked that it is there
+    value = args[0]  # the callers have checked that it is there
     if m.validate:
         expect(key not in m.data_ and ts.state_ != MEMORY, ts)
     known = ts.nbytes_ != NO_NBYTES

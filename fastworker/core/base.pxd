@@ -11,7 +11,7 @@ from fastworker.core.storage cimport Storage
 
 cdef class Base:
     # All of it is guarded by `lock`, taken by every stimulus. Single attributes and items may be
-    # read without it, by any thread that has the GIL; who iterates must hold it.
+    # read without it, by any thread that has the GIL; a thread that iterates must hold it.
     cdef readonly Lock lock
     cdef object __weakref__
     cdef object address_

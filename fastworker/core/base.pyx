@@ -96,7 +96,7 @@ cdef class Base:
     ):
         self.nthreads = nthreads
         self.address_ = address or None
-        # Passed by reference by the worker; of our own where nobody else looks at them
+        # The worker passes these by reference; without a worker the state makes its own
         if data is not None:
             self.data = data
         if threads is not None:
@@ -138,7 +138,7 @@ cdef class Base:
     def data(self, value):
         fast = getattr(value, "fast", None)
         with self.lock:
-            former = self.data_  # let go when the lock is free
+            former = self.data_  # dropped when the lock is free
             self.values = <Storage>fast if isinstance(fast, Storage) else None
             self.plain_data = <dict>value if type(value) is dict else None
             self.data_ = value
@@ -179,7 +179,7 @@ cdef class Base:
         return ts
 
     cdef int update_who_has(self, object who_has) except -1:
-        """Replace what we know of the holders of these keys. Unknown keys are passed over."""
+        """Replace the known holders of these keys. Unknown keys are skipped."""
         cdef TaskState ts
         cdef set old, new
         own = self.address
@@ -189,7 +189,7 @@ cdef class Base:
                 continue
             new = set(workers)
             if own in new:
-                # A release-worker-data message of ours has not reached the scheduler yet
+                # The scheduler has not yet read this worker's release-worker-data message
                 new.remove(own)
                 if ts.state_ != MEMORY:
                     logger.debug(
@@ -210,7 +210,7 @@ cdef class Base:
         return 0
 
     cdef int forget_holder(self, object worker, list missing) except -1:
-        """A peer is gone. Lists in `missing` what was to be fetched from it and nowhere else."""
+        """Forget a peer. Adds to `missing` the tasks that could be fetched from it alone."""
         cdef TaskState ts
         cdef ReadyQueue queue = self.data_needed.pop(worker, None)
         if queue is not None:

@@ -309,7 +309,7 @@ cdef class Events(Machine):
         return 0
 
     cdef int handle_update_data(self, object ev, Recs recs) except -1:
-        """Scattered by a client: straight into memory, whatever the task was doing."""
+        """Data scattered by a client: into memory, in whichever state the task was."""
         cdef TaskState ts
         for key, value in ev.data.items():
             ts = self.tasks.get(key)
@@ -362,7 +362,7 @@ cdef class Events(Machine):
         return 0
 
     cdef int handle_busy(self, object ev, Recs recs, list records) except -1:
-        """Leave the peer alone for a while; see whether someone else has the keys."""
+        """Send the peer no requests for a while; look for other holders of the keys."""
         cdef TaskState ts
         cdef list nowhere_else = []
         self.busy_workers.add(ev.worker)
@@ -376,7 +376,7 @@ cdef class Events(Machine):
         return 0
 
     cdef int handle_network_failure(self, object ev, Recs recs) except -1:
-        """Take the peer for dead: it holds nothing any more, also what was not asked for."""
+        """Take the peer for dead: forget it as a holder of all keys."""
         cdef TaskState ts
         for ts in self.end_transfer(ev.worker, ev.total_nbytes):
             self.log.write(MISSING_DEP, ts.key, None, ev.stimulus_id, self.now)
@@ -409,7 +409,7 @@ cdef class Events(Machine):
         return 0
 
     cdef int handle_steal_request(self, object ev, Recs recs, list records) except -1:
-        """Give the task up if it has not begun. A constrained one holds no resources yet."""
+        """Release the task if it has not begun. A constrained one holds no resources yet."""
         cdef TaskState ts = self.tasks.get(ev.key)
         cdef int state = NONE if ts is None else ts.state_
         records.append(StealResponseMsg(

@@ -5,12 +5,12 @@ cdef extern from "pythread.h":
 
 
 cdef class Lock:
-    # Written only by the thread that holds `mutex`; read by others under the GIL, to whom it is
-    # enough that the owner can never look like themselves.
+    # Written only by the thread that holds `mutex`. Other threads read `owner` under the GIL: it
+    # never equals their own ident, which is all they compare it with.
     cdef PyThread_type_lock mutex
-    cdef unsigned long owner  # ident of the thread that holds it; 0: nobody
-    cdef int depth  # how many times it does
-    cdef list trash  # what may run user code when it is let go; of no concern to any other thread
+    cdef unsigned long owner  # ident of the thread that holds it; 0: none
+    cdef int depth  # how many times the owner has taken it
+    cdef list trash  # objects whose end may run user code; only the owner touches it
 
     cdef int acquire(self) except -1
     cdef int release(self) except -1

@@ -1,12 +1,11 @@
 """The one lock of the core.
 
-The GIL does not do: CPython may switch threads wherever an object is allocated or let go, in the
-middle of a transition. The lock can be taken again by the thread that has it, as an event may be
-handled in the middle of another one (a plugin's ``transition`` that calls the worker). What may run
-user code when it is let go is kept until the last of them has released the lock.
+The GIL is not enough: CPython may switch threads wherever an object is allocated or freed, in the
+middle of a transition. The thread that holds the lock can take it again, as an event may be handled
+in the middle of another one (a plugin's ``transition`` that calls the worker). Objects whose end
+may run user code are kept until the thread has released the lock as often as it has taken it.
 
-Whoever waits for it does so without the GIL. The other order is safe too: a thread that holds the
-lock may wait for the GIL, since nobody waits for the lock while holding the GIL.
+A thread waits for the lock without the GIL. So a thread that holds the lock may wait for the GIL.
 """
 
 cdef extern from "pythread.h":
@@ -66,7 +65,7 @@ cdef class Lock:
         return 0
 
     cdef int discard(self, object value) except -1:
-        """Let a value go when nobody holds the lock any more; whoever calls this does."""
+        """Drop a value after the lock is released. The calling thread holds the lock."""
         if value is not None:
             self.trash.append(value)
         return 0

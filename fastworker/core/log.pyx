@@ -192,7 +192,7 @@ cdef class TransitionLog(Log):
         return None if self.limit < 0 else self.limit
 
     def append(self, tuple entry not None):
-        """Add a record of one's own."""
+        """Add a record in the form of a tuple."""
         with self.lock:
             self.write(OPAQUE, None, entry, None, 0.0)
 

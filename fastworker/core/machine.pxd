@@ -1,4 +1,4 @@
-"""The loop that follows recommendations from task to task until none is left."""
+"""The loop that runs the recommended transitions until none is left."""
 
 from fastworker.core.planning cimport Planner
 from fastworker.core.recommendations cimport Recs
@@ -9,7 +9,7 @@ cdef class Machine(Planner):
     cdef bint overridden  # a subclass in Python has a `_transition` of its own
     cdef Recs spare, other_spare  # empty ones that have memory; None while in use
 
-    cdef int follow(self, Recs recs, object stimulus_id, list records) except -1
+    cdef int run_transitions(self, Recs recs, object stimulus_id, list records) except -1
     cdef int exhaust(self, Recs recs, object stimulus_id, list records) except -1
     cdef int step(
         self, TaskState ts, int finish, tuple args, object stimulus_id, Recs recs, list records

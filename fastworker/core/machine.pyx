@@ -1,4 +1,4 @@
-"""The loop that follows recommendations from task to task until none is left."""
+"""The loop that runs the recommended transitions until none is left."""
 
 import logging
 
@@ -27,7 +27,7 @@ cdef extern from "Python.h":
 
 logger = logging.getLogger("distributed.worker.state_machine")
 
-cdef object NO_HOOK = WorkerPlugin.transition  # what a plugin has that does not want to know
+cdef object NO_HOOK = WorkerPlugin.transition  # of a plugin without its own
 
 
 cdef class Machine(Planner):
@@ -43,7 +43,7 @@ cdef class Machine(Planner):
         return 0
 
     cdef bint find_hooks(self) except -1:
-        """Whether a plugin wants to know of transitions; which, is in `hooks`."""
+        """Whether any plugin has a `transition` method; lists those in `hooks`."""
         self.hooks = None
         # A copy: the event loop adds plugins without the lock
         for name, plugin in self.plugins.copy().items():
@@ -56,11 +56,11 @@ cdef class Machine(Planner):
                     self.hooks.append((name, plugin))
         return self.hooks is not None
 
-    cdef int follow(self, Recs recs, object stimulus_id, list records) except -1:
+    cdef int run_transitions(self, Recs recs, object stimulus_id, list records) except -1:
         """Carry out recommendations and what they lead to, then see what can be fetched now.
 
-        The last comes once, at the end: only then is it known how many keys a peer can be asked for
-        in one message.
+        Fetching is planned once, at the end: only then is it known how many keys fit into one
+        message to a peer.
         """
         self.exhaust(recs, stimulus_id, records)
         if self.data_needed:
@@ -239,7 +239,7 @@ cdef class Machine(Planner):
         cdef Recs recs = from_named(recommendations)
         with self.lock:
             self.begin()
-            self.follow(recs, stimulus_id, records)
+            self.run_transitions(recs, stimulus_id, records)
         return to_instructions(records)
 
     def _transition(self, TaskState ts not None, finish, *args, stimulus_id):

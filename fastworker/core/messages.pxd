@@ -1,8 +1,8 @@
-"""The two messages that a busy worker gets all the time, decoded."""
+"""The two most frequent messages from the scheduler, decoded."""
 
 
 cdef class ComputeTask:
-    # Written by the decoder alone, before anybody else sees it.
+    # No lock: the decoder writes it before any other thread can see it; then it never changes.
     cdef readonly object key  # str, bytes, int, float or a tuple of these
     cdef readonly object run_id  # int
     cdef readonly object priority  # tuple

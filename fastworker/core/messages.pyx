@@ -1,8 +1,8 @@
-"""The two messages that a busy worker gets all the time, decoded.
+"""The two most frequent messages from the scheduler, decoded.
 
-They live from the decoder to the core and are many, so their memory is used again, and they are
-no business of the garbage collector's: nobody but the decoder can write to them, and what it
-writes was there before them. So no cycle can go through one.
+They live from the decoder to the core and are many, so their memory is used again. The garbage
+collector does not track them: only the decoder writes to them, and what it writes existed before
+them, so no cycle can go through one.
 """
 
 cimport cython

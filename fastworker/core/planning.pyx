@@ -17,7 +17,7 @@ logger = logging.getLogger("distributed.worker.state_machine")
 
 
 cdef class Planner(Base):
-    """Adds the two planners. Both only recommend; the transitions do."""
+    """Adds the two planners. They only recommend; transitions change the state."""
 
     # --------------------------------------------------------------------------------- running
 
@@ -118,7 +118,7 @@ cdef class Planner(Base):
 
     cdef list peers_to_ask(self):
         """A heap of the peers that can be asked: best task first, then those on our host, then
-        those that hold most of what we need, then by lot (the same lot in every run).
+        those that hold most of what is needed, then at random (the same in every run).
 
         Queues that have run empty are dropped.
         """

@@ -1,4 +1,4 @@
-"""What the core answers: the frequent instructions natively, the others as distributed's own."""
+"""Records: what the core puts out. The frequent instructions are native, the rest distributed's."""
 
 from libc.stdint cimport int64_t
 

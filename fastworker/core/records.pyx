@@ -1,8 +1,8 @@
-"""What the core answers: the frequent instructions natively, the others as distributed's own.
+"""Records: what the core puts out. The frequent instructions are native, the rest distributed's.
 
 A record holds what its instruction needs as of the moment it was made. `to_instructions` turns a
 list of them into instructions of ``distributed.worker_state_machine``; that is where types are
-pickled, which may run user code and has no place inside the core.
+pickled, which may run user code and must not happen under the core's lock.
 """
 
 cimport cython
@@ -31,14 +31,13 @@ cdef enum:
 cdef tuple known_description(object cls):
     """What `describe_type` said about this type before; None if it has not been asked.
 
-    Runs no user code, as long as nobody lets go of the GIL before the answer is dropped.
+    Runs no user code, as long as the caller keeps the GIL until it drops the answer.
     """
     return <tuple>DESCRIPTIONS.get(PyLong_FromVoidPtr(<void*>cls))
 
 
 cdef str name_of(object cls):
-    """The name of a type as others are to read it: text that can be sent, whatever it says of
-    itself."""
+    """The name of a type for the scheduler and clients: always text that can be sent."""
     try:
         name = str(typename(cls))
     except Exception:
@@ -48,7 +47,7 @@ cdef str name_of(object cls):
 
 cpdef tuple describe_type(object cls):
     """The pickle of a type, its name, and the type; the pickle is of the name alone where the type
-    cannot be pickled. Runs user code (pickling, and the end of types that nobody else holds)."""
+    cannot be pickled. Runs user code (pickling, and the end of types without another reference)."""
     cdef tuple out = known_description(cls)
     if out is None:
         name = name_of(cls)

@@ -1,4 +1,4 @@
-"""The whole state machine, as the worker and everybody who looks at it sees it."""
+"""The whole state machine, as Python code sees it."""
 
 from fastworker.core.events cimport Events
 from fastworker.core.messages cimport ComputeTask

@@ -1,4 +1,4 @@
-"""The whole state machine, as the worker and everybody who looks at it sees it."""
+"""The whole state machine, as Python code sees it."""
 
 from distributed._stories import worker_story
 from distributed.utils import recursive_to_dict
@@ -30,8 +30,8 @@ cdef class WorkerState(Events):
 
     It takes the same arguments and events, gives the same instructions and has the same attributes
     as ``distributed.worker_state_machine.WorkerState``, which defines what they mean. It does no
-    I/O and starts no threads. Any thread may give it stimuli; `lock` is held while one is handled,
-    and to be held by who wants several attributes of one moment.
+    I/O and starts no threads. Any thread may call it. `lock` is held while a stimulus is handled; a
+    caller that reads several attributes holds it too, so that they are of one moment.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ cdef class WorkerState(Events):
                 self.begin()
                 self.log_event(event)
                 self.handle(event, recs, records)
-                self.follow(recs, event.stimulus_id, records)
+                self.run_transitions(recs, event.stimulus_id, records)
             self.give_recs(recs)
         finally:
             self.lock.release()
@@ -124,7 +124,7 @@ cdef class WorkerState(Events):
         self.stimulus_log.entries.append(entry)
         return 0
 
-    # The same without event objects, for the worker's hot path. They answer with records (see
+    # The same without event objects, for the worker's hot path. They return records (see
     # records.pxd) in place of instructions.
 
     cpdef list compute_task(
@@ -149,7 +149,7 @@ cdef class WorkerState(Events):
                 key, run_id, who_has, nbytes, priority, run_spec, resource_restrictions, actor,
                 annotations, span_id, stimulus_id, recs, records,
             )
-            self.follow(recs, stimulus_id, records)
+            self.run_transitions(recs, stimulus_id, records)
             self.give_recs(recs)
         finally:
             self.lock.release()
@@ -179,7 +179,7 @@ cdef class WorkerState(Events):
         self, object key, object run_id, object value, double start, double stop, object nbytes,
         object type, object stimulus_id,
     ):
-        """The same for who holds the lock and has just called `find_hooks`."""
+        """The same for a caller that holds the lock and has just called `find_hooks`."""
         cdef list records = []
         cdef Recs recs = self.take_recs()
         self.now = wall_clock()
@@ -187,7 +187,7 @@ cdef class WorkerState(Events):
             ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
         ))
         self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
-        self.follow(recs, stimulus_id, records)
+        self.run_transitions(recs, stimulus_id, records)
         self.give_recs(recs)
         return records
 
@@ -201,7 +201,7 @@ cdef class WorkerState(Events):
             self.begin()
             self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
             self.on_free_keys(keys, stimulus_id, recs)
-            self.follow(recs, stimulus_id, records)
+            self.run_transitions(recs, stimulus_id, records)
             self.give_recs(recs)
         finally:
             self.lock.release()

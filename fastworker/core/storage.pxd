@@ -1,4 +1,4 @@
-"""The seam between the core and whatever holds results in memory."""
+"""The interface through which the core reaches results in memory."""
 
 from libc.stdint cimport int64_t
 
@@ -6,9 +6,9 @@ cdef object MISSING  # answers "not here", as None is a result like any other
 
 
 cdef class Storage:
-    # What a subclass holds is touched under the core's lock; it says itself what else may touch it.
-    # None of the methods may run user code: keys are plain, and a value that leaves is handed out,
-    # so that the caller can let it go when it holds no lock.
+    # Guarded by the core's lock; a subclass says which other lock guards what it holds. No method
+    # may run user code: keys are plain, and a value that is removed is returned, so that the caller
+    # can drop it when it holds no lock.
     cdef bint put(self, object key, object value, int64_t nbytes) except -1
     cdef object look(self, object key)
     cdef object take(self, object key)

@@ -1,4 +1,4 @@
-"""The seam between the core and whatever holds results in memory.
+"""The interface through which the core reaches results in memory.
 
 A mapping of results (`WorkerState.data`) that has a `Storage` as its attribute ``fast`` lets the
 core store and take results without a call into Python. Everything else goes through the mapping.
@@ -39,10 +39,10 @@ cdef class Storage:
 
 
 cdef int64_t whole_bytes(object nbytes) except -1:
-    """A size in bytes, as anybody's ``sizeof`` may give it, here or on a peer.
+    """A size in bytes, from any ``sizeof``, here or on a peer, as a number that can be summed.
 
-    distributed hands on whatever number it is. Less than nothing counts as nothing, and so does
-    what is no number; too much counts as `MOST_NBYTES`, so that sums of sizes can be trusted.
+    distributed passes on any number. Here a negative one and NaN count as 0, and one above
+    `MOST_NBYTES` counts as that, so that sums of sizes do not overflow.
 
     Raises TypeError for what is not a real number.
     """

@@ -12,11 +12,11 @@ cdef struct QueueSlot:
 cdef enum:
     NO_NBYTES = -1
 
-cdef object NO_RUN_ID  # of a task that nobody has asked to be run here
+cdef object NO_RUN_ID  # of a task that the scheduler has not sent to be run
 
 
 cdef class TaskExtras:
-    """The fields that hardly any task has, kept apart so that the others do not pay for them."""
+    """The fields that few tasks have, kept apart so that other tasks take no memory for them."""
     cdef object exception
     cdef object traceback
     cdef object exception_text

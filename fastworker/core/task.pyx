@@ -38,7 +38,7 @@ def reset_serial(Py_ssize_t serial=0):
 
 
 cdef class TaskExtras:
-    """The fields that hardly any task has, kept apart so that the others do not pay for them."""
+    """The fields that few tasks have, kept apart so that other tasks take no memory for them."""
 
     def __cinit__(self):
         self.exception_text = self.traceback_text = ""
@@ -73,7 +73,7 @@ cdef class TaskInstances:
             unlist(<TaskState>newest)
 
 
-# What dataclasses.fields() answers for distributed's TaskState, for those who ask ours
+# So that dataclasses.fields() returns for TaskState what it does for distributed's
 FIELDS = make_dataclass(
     "TaskState",
     [("key", "Key"), ("prefix", "str", field(init=False))]

@@ -1,7 +1,7 @@
 """The transitions between task states, and their table.
 
-A transition changes one task. It adds to `recs` where others should go, and to `records` what the
-worker should do. `args` is what came with the recommendation, or None.
+A transition changes one task. It adds to `recs` the next states of other tasks, and to `records`
+what the worker should do. `args` came with the recommendation, or is None.
 """
 
 from fastworker.core.planning cimport Planner

@@ -280,7 +280,7 @@ cdef int memory_released(
 cdef int cancelled_released(
     Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    # Also to memory, error, missing and rescheduled: whatever came out, nobody wants it
+    # Also to memory, error, missing and rescheduled: the outcome is not needed any more
     if not ts.done:
         return 0
     return to_released(m, ts, recs)
