@@ -230,7 +230,7 @@ def test_store(tmp_path: Path) -> None:
             assert all(0 <= nbytes <= 11_000 for nbytes in store.fast.weights.values())
 
     let_loose(0.05 * SECONDS, act)
-    store.settle()
+    store.spill_excess()
     assert store.fast.total_weight == sum(store.fast.weights.values()) <= 5_000
     assert len(store) == len(list(store)) == len(store.fast) + len(store.slow)
     for key in list(store):
