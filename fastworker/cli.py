@@ -256,7 +256,7 @@ def _with_causes(error: BaseException | None) -> str:
 def _demo_command() -> click.Command:
     """The command of the demo. Exits with one line if a package that it needs is missing."""
     try:
-        from fastworker.demo import demo_command
+        from fastworker.demo.command import demo_command
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "fastworker"):
