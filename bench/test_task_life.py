@@ -5,7 +5,8 @@ the rest wait in the ready queue), each finishes, each is freed. The events are 
 clock starts and handed over one at a time, without validation, as in a worker in production.
 
 Our machine is driven twice: through ``handle_stimulus`` with distributed's events, and through
-the native entries that the live worker uses, which need no event objects.
+the native entries that the live worker uses, which need no event objects; the arrival of data has
+none.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ def through_events(machine: Machine, make: Callable[[int], Story]) -> Side:
 
 
 def as_calls(state: Any, events: list[Any]) -> list[Entry]:
-    calls = [entry_of(state, event) for event in events]
-    assert None not in calls
-    return calls
+    return [entry_of(state, event) or (state.handle_stimulus, (event,)) for event in events]
 
 
 def call_all(calls: list[Entry]) -> None:

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 from distributed import Client
 
-from fastworker.demo import command, demo_command, stages
+from fastworker.demo import command, stages
+from fastworker.demo.command import demo_command
 from fastworker.demo.launcher import wait_for
 
 TIMEOUT = 100
