@@ -217,7 +217,7 @@ def test_demo_is_a_command_of_its_own(monkeypatch):
         seen.append(size)
 
     monkeypatch.setitem(
-        sys.modules, "fastworker.demo", types.SimpleNamespace(demo_command=demo_command)
+        sys.modules, "fastworker.demo.command", types.SimpleNamespace(demo_command=demo_command)
     )
     with pytest.raises(SystemExit) as caught:
         fastworker.cli.main(["demo", "--size", "3"])

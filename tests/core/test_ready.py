@@ -218,6 +218,8 @@ def test_garbage_collected_in_a_cycle_while_a_task_lives_on() -> None:
         pass
 
     survivor = TaskState("x", priority=(0,))
+    gc.collect()
+    before = len(TaskState._instances)  # other tests' closed workers may still be held
     for _ in range(20):
         holder = Holder()
         holder.queue = ReadyQueue([survivor, TaskState("y", run_spec=holder, priority=(1,))])
@@ -227,7 +229,7 @@ def test_garbage_collected_in_a_cycle_while_a_task_lives_on() -> None:
         assert survivor not in queue
         queue.add(survivor)
         assert queue.pop() is survivor
-    assert len(TaskState._instances) < 100
+    assert len(TaskState._instances) <= before
 
 
 def test_pickle_keeps_the_order() -> None:
