@@ -44,6 +44,13 @@ def level(path: Path) -> list[str]:
     return ["-O3"] if path.parent.name == "core" else ["-O2"]
 
 
+def processors() -> int:
+    """How many compilers to run at once: each takes some 200 MB."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
+
+
 class CythonBuild(build_ext):
     """Makes the C when it compiles it: to pip, the sources of an extension are the ``.pyx``.
 
@@ -52,7 +59,7 @@ class CythonBuild(build_ext):
 
     def initialize_options(self) -> None:
         super().initialize_options()
-        self.parallel = os.cpu_count()  # unless "-j" says otherwise
+        self.parallel = processors()  # unless "-j" says otherwise
 
     def run(self) -> None:
         compiled = cythonize(

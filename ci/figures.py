@@ -69,7 +69,9 @@ def _row(line: str, figures: Mapping[str, Figure]) -> str:
 
 
 def number(value: float) -> str:
-    """A positive number with three significant digits."""
+    """A number of at least 0 with three significant digits."""
+    if value == 0:
+        return "0"
     value = float(f"{value:.2e}")  # 9.996 is 10.0
     digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{value:.{digits}f}"
@@ -77,7 +79,7 @@ def number(value: float) -> str:
 
 def _with_unit(value: float, unit: str) -> tuple[str, str]:
     small, large = UNITS.get(unit.partition("/")[0], (unit, ""))
-    if large and value >= 1000:
+    if large and float(f"{value:.2e}") >= 1000:
         return number(value / 1000), large
     return number(value), small
 

@@ -289,24 +289,26 @@ class Worker(
         self._engine.start(asyncio.get_running_loop())
         await super().handle_scheduler(SchedulerStream(comm, self._handle_native))
 
-    def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> None:
-        """Give them to the engine, unless a user has put a handler of their op in its place."""
+    def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> bool:
+        """Give them to the engine; False where they are for the handlers of their ops.
+
+        That is so with a stock engine, and where a user has replaced such a handler. It may be a
+        coroutine function, which the stream's loop awaits.
+        """
         engine = self._engine
         if (
-            isinstance(engine, Engine)
-            and not engine.replaced
-            and all(
-                self.stream_handlers[op] == handler for op, handler in self._native_handlers.items()
+            not isinstance(engine, Engine)
+            or engine.replaced
+            or any(
+                self.stream_handlers[op] != handler for op, handler in self._native_handlers.items()
             )
         ):
-            try:
-                engine.take_on(messages)
-            except Exception as error:
-                self._fail_as_thread_did(error, *(m.key for m in messages if hasattr(m, "key")))
-            return
-        for message in messages:
-            fields = message.to_dict()
-            self.stream_handlers[fields.pop("op")](**fields)
+            return False
+        try:
+            engine.take_on(messages)
+        except Exception as error:
+            self._fail_as_thread_did(error, *engine.broken_by)
+        return True
 
     def _handle_compute_task(self, **message: Any) -> None:
         task = message["run_spec"]

@@ -23,6 +23,9 @@ cdef class Engine:
     cdef readonly object loop  # asyncio's
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
 
+    # Of the event loop's thread: the key of the message that `take_on` failed with, if it has one
+    cdef readonly tuple broken_by
+
     # Set on the event loop; any thread may look, and does what was right a moment before
     cdef readonly bint replaced  # a method of `NOT_CALLED` is the user's
     cdef bint sends  # `batched_send` is not

@@ -83,6 +83,7 @@ cdef class Engine:
         self.memory = fast if isinstance(fast, ResultLRU) else None
         self.by_hand = worker.by_hand
         self.watchers = {}
+        self.broken_by = ()
         self.look_at_methods()
 
     def start(self, loop):
@@ -220,6 +221,7 @@ cdef class Engine:
         the lock.
         """
         cdef list others = []
+        message = None
         self.state.lock.acquire()
         try:
             for message in messages:
@@ -232,6 +234,11 @@ cdef class Engine:
                         ),
                         False, others,
                     )
+        except Exception:
+            # The worker closes: nothing of what the earlier messages asked for is begun
+            if type(message) is ComputeTask:
+                self.broken_by = ((<ComputeTask>message).key,)
+            raise
         finally:
             self.state.lock.release()
         self.follow(others)

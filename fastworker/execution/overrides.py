@@ -33,5 +33,5 @@ class Overrides:
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name in NOT_CALLED:
+        if name in NOT_CALLED and "_engine" in vars(self):
             self._engine.look_at_methods()

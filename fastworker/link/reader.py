@@ -45,7 +45,7 @@ class Batch(list[Any]):
     time.
     """
 
-    def __init__(self, messages: list[Any], take: Callable[[list[Any]], None]) -> None:
+    def __init__(self, messages: list[Any], take: Callable[[list[Any]], bool]) -> None:
         super().__init__(messages)
         self._take = take
 
@@ -53,13 +53,17 @@ class Batch(list[Any]):
         self.reverse()
         while self:
             together: list[Any] = []
-            while self and len(together) < AT_ONCE and is_native(self[-1]):
+            keys = 0
+            while self and keys < AT_ONCE and is_native(self[-1]):
                 together.append(self.pop())
-            if together:
-                self._take(together)
-                del together
-            else:
+                keys += 1 if type(together[-1]) is ComputeTask else len(together[-1].keys)
+            if not together:
                 yield as_dict(self.pop())
+            elif not self._take(together):
+                together.reverse()
+                while together:
+                    yield as_dict(together.pop())
+            del together
 
 
 def is_native(message: Any) -> bool:
@@ -87,11 +91,12 @@ class SchedulerStream:
         The connection.
     take
         Takes the `ComputeTask` and `FreeKeys` messages that follow each other when a loop over the
-        batch gets to them, so that they keep their place among the other messages. None to have
-        dicts for them. A task that could not be unpickled is a dict in any case.
+        batch gets to them, so that they keep their place among the other messages. Returns False
+        to have dicts for them, as None in its place does. A task that could not be unpickled is a
+        dict in any case.
     """
 
-    def __init__(self, comm: Comm, take: Callable[[list[Any]], None] | None = None) -> None:
+    def __init__(self, comm: Comm, take: Callable[[list[Any]], bool] | None = None) -> None:
         self.comm = comm
         self.take = take
 

@@ -26,7 +26,7 @@ class Shadow:
 
         The object is not held any more.
         """
-        if vars(owner).get(self._name) is self._patch:
+        if self._patch is not None and vars(owner).get(self._name) is self._patch:
             delattr(owner, self._name)
             if self._former is not None:
                 setattr(owner, self._name, self._former)

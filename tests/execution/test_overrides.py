@@ -5,6 +5,7 @@ Each value is what the same code gets from distributed's own worker.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 
@@ -43,6 +44,25 @@ class OwnSending(fastworker.Worker):
     def batched_send(self, msg):
         self.sent.append((msg["op"], threading.get_ident()))
         super().batched_send(msg)
+
+
+class OwnHandler(fastworker.Worker):
+    """Has a coroutine function take the place of a handler of the scheduler's messages."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        handle = self.stream_handlers["compute-task"]
+
+        async def later(**message):
+            await asyncio.sleep(0)
+            handle(**message)
+
+        self.stream_handlers["compute-task"] = later
+
+
+class OwnHandlerAndExecute(OwnHandler):
+    async def execute(self, key, **kwargs):
+        return await super().execute(key, **kwargs)
 
 
 class OwnFigures(fastworker.Worker):
@@ -208,3 +228,22 @@ async def test_a_subclass_with_attributes_of_its_own(c, s):
 async def test_scatter_under_a_key_of_spaces(c, s, a):
     futures = await c.scatter({" ": 1})
     assert await futures[" "] == 1
+
+
+@pytest.mark.parametrize("kind", [OwnHandler, OwnHandlerAndExecute])
+def test_a_handler_that_is_a_coroutine_function_is_awaited(kind):
+    @cluster(nthreads=ONE_WORKER, Worker=kind)
+    async def run(c, s, a):
+        await work(c)
+        future = c.submit(inc, 1, key="let-go-of")
+        assert await future == 2
+        del future
+        await until(lambda: "let-go-of" not in a.state.tasks)
+
+    run()
+
+
+def test_a_method_comes_and_goes_before_the_worker_is_made():
+    worker = fastworker.Worker.__new__(fastworker.Worker)
+    worker.execute = None
+    del worker.execute

@@ -74,7 +74,12 @@ async def test_reading(monkeypatch, options, native, offload):
     monkeypatch.setattr(comm_utils, "OFFLOAD_THRESHOLD", offload)
     async with connection(**options()) as (near, far):
         messages = []
-        stream = SchedulerStream(near, messages.extend if native else None)
+
+        def take(together):
+            messages.extend(together)
+            return True
+
+        stream = SchedulerStream(near, take if native else None)
         for batch in (BATCH, BATCH[1], [], BATCH * 3):
             await far.write(batch)
         # What is read off a socket can be written to
@@ -104,7 +109,12 @@ async def test_messages_are_taken_together_and_in_order():
     """Up to `AT_ONCE` that follow each other; what is for a handler comes between them."""
     async with connection() as (near, far):
         taken = []
-        stream = SchedulerStream(near, lambda messages: taken.append(len(messages)))
+
+        def take(messages):
+            taken.append(len(messages))
+            return True
+
+        stream = SchedulerStream(near, take)
         unloadable = compute_task(key="unloadable", run_spec=ToPickle(NotHere()))
         some, more = [compute_task()] * (2 * AT_ONCE + 3), [free_keys("x")] * 2
         await far.write([*some, unloadable, *more, {"op": "other"}])
@@ -112,6 +122,27 @@ async def test_messages_are_taken_together_and_in_order():
             assert type(message) is dict
             taken.append(message["op"])
         assert taken == [AT_ONCE, AT_ONCE, 3, "compute-task", 2, "other"]
+        taken.clear()
+        many = free_keys(*map(str, range(AT_ONCE)))  # as long as so many messages
+        await far.write([*more, many, *more])
+        assert list(await stream.read()) == []
+        assert taken == [3, 2]
+
+
+@gen_test()
+async def test_messages_that_are_not_taken_are_dicts():
+    async with connection() as (near, far):
+        refused = []
+
+        def refuse(messages):
+            refused.append(len(messages))
+            return False
+
+        await far.write(BATCH * 2)
+        batch = await SchedulerStream(near, refuse).read()
+        ops = [message["op"] for message in batch]
+        assert ops == ["compute-task", "free-keys", "other", "compute-task"] * 2
+        assert refused == [2, 3, 1] and batch == []
 
 
 @gen_test()

@@ -28,14 +28,14 @@ class Losing(fastworker.Worker):
     type_lost: type = ComputeTask
     n_left = 20
 
-    def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> None:
+    def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> bool:
         for message in messages:
             if isinstance(message, self.type_lost):
                 self.n_left -= 1
                 if self.n_left == 0:
                     messages.remove(message)
                     break
-        super()._handle_native(messages)
+        return super()._handle_native(messages)
 
 
 class Hoarding(Losing):
