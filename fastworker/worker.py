@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any
 
 import dask
@@ -14,11 +14,13 @@ import distributed
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
 from distributed.core import Status, coerce_to_address
+from distributed.metrics import DelayedMetricsLedger, time
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
 from distributed.utils import _offload_executor, wait_for
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
+    AddKeysMsg,
     ComputeTaskEvent,
     RemoveReplicasEvent,
     StateMachineEvent,
@@ -50,8 +52,8 @@ from fastworker.monitoring.identity import Identity
 from fastworker.monitoring.metrics import Metrics
 from fastworker.monitoring.profiling import Profiling
 from fastworker.monitoring.spans import SpansExtension
-from fastworker.transfer.fetching import Fetching
-from fastworker.transfer.serving import Serving
+from fastworker.transfer.fetching import Fetcher
+from fastworker.transfer.serving import ResultServer
 
 __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
 
@@ -70,8 +72,6 @@ REMOVE_AGAIN_AFTER = 0.5
 class Worker(
     Verbs,
     StateViews,
-    Fetching,
-    Serving,
     Metrics,
     Profiling,
     Heartbeat,
@@ -103,6 +103,8 @@ class Worker(
         prepare_process()
         if kwargs.get("nthreads") is not None:
             kwargs["nthreads"] = number_of_threads(kwargs["nthreads"])
+        self._fetcher = Fetcher(self)
+        self._result_server = ResultServer(self)
         self.by_hand = set()
         self._hand_back_after = worker_setting("hand-back-after")
         by_default = (
@@ -372,6 +374,79 @@ class Worker(
             send(event)
 
     # Results
+
+    def get_data(
+        self,
+        comm: Any = None,
+        keys: Any = (),
+        who: str | None = None,
+        serializers: list[str] | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Send data to a peer, or read it.
+
+        With a ``Comm``, as ``distributed.Worker.get_data``: send it to the peer ``who``, or answer
+        that the worker is busy. Without one, ``await worker.get_data(keys)`` gives
+        ``{key: value}``, and raises KeyError for a key whose data is not here.
+        """
+        if not isinstance(comm, Comm):
+            return self._read_data(keys if comm is None else comm)
+        transfer: Coroutine[Any, Any, Any] = self._result_server.send(comm, keys, who, serializers)
+        return transfer
+
+    def gather_dep(
+        self,
+        worker: str,
+        to_gather: Any,
+        total_nbytes: Any = None,
+        *,
+        deps: Collection[Key] = (),
+        stimulus_id: str | None = None,
+    ) -> Coroutine[Any, Any, StateMachineEvent | None]:
+        """Fetch data from a peer.
+
+        The state machine calls it with ``to_gather``, ``total_nbytes`` and ``stimulus_id``, and
+        gets back the event that says how it went.
+
+        By hand: ``await worker.gather_dep(address, dep, deps)`` tells the state machine that
+        ``address`` holds ``dep`` and ``deps``, and has it fetch them from there. Once the transfer
+        has ended it returns the event that ended it, or None if no transfer began, because the
+        data is here or the transfer has to queue. Raises KeyError for an unknown key, ValueError
+        for a key that is to be run here or is being fetched already.
+        """
+        if stimulus_id is None:
+            if total_nbytes is not None and not isinstance(total_nbytes, int):
+                deps = total_nbytes
+            return self._gather_now(worker, to_gather, deps)
+        transfer: Coroutine[Any, Any, StateMachineEvent] = self._gather_dep(
+            worker, to_gather, total_nbytes, stimulus_id
+        )
+        return transfer
+
+    @fail_hard  # type: ignore[untyped-decorator]
+    async def _gather_dep(self, *transfer: Any) -> StateMachineEvent:
+        return await self._fetcher.fetch(*transfer)
+
+    def _finalize_metrics(
+        self, stim: StateMachineEvent, ledger: DelayedMetricsLedger, span_id: str | None = None
+    ) -> None:
+        """Meter a transfer or an execution that has ended."""
+        if not self._fetcher.meter_if_nothing_made(stim, ledger):
+            super()._finalize_metrics(stim, ledger, span_id)
+
+    async def gather(self, who_has: dict[Key, list[str]]) -> dict[str, object]:
+        """Fetch and keep data: for ``replicate``, ``rebalance`` and ``scatter``.
+
+        As ``distributed.Worker.gather``. The answer does not go through the stream. If the data was
+        here before, and the message that it was released is still under way, the scheduler reads
+        that message after the answer, takes the data for gone, and never removes it. So the worker
+        also says in the stream that the data is here.
+        """
+        answer: dict[str, object] = await super().gather(who_has)
+        here = [key for key in who_has if key in self.data]
+        if here:
+            message = AddKeysMsg(keys=here, stimulus_id=f"gather-{time()}")
+            self.batched_send(message.to_dict())
+        return answer
 
     def _use_store(self) -> None:
         """Put our store in the place of the SpillBuffer, if the memory manager has made one.

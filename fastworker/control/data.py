@@ -1,13 +1,12 @@
-"""Verbs on data: send it, take it in, drop it, fetch it from peers."""
+"""Verbs on data: read it, take it in, drop it, fetch it from peers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
-from distributed.comm import Comm
 from distributed.core import ConnectionPool
 from distributed.utils_comm import gather_from_workers
 from distributed.worker_state_machine import (
@@ -40,27 +39,8 @@ class DataVerbs(Steering):
     if TYPE_CHECKING:
         rpc: ConnectionPool
 
-    def get_data(
-        self,
-        comm: Any = None,
-        keys: Any = (),
-        who: str | None = None,
-        serializers: list[str] | None = None,
-    ) -> Coroutine[Any, Any, Any]:
-        """Send data to a peer, or read it.
-
-        With a ``Comm``, as ``distributed.Worker.get_data``: send it to the peer ``who``, or answer
-        that the worker is busy. Without one, ``await worker.get_data(keys)`` gives
-        ``{key: value}``, and raises KeyError for a key whose data is not here.
-        """
-        if isinstance(comm, Comm):
-            sending: Coroutine[Any, Any, Any] = super().get_data(  # type: ignore[misc]
-                comm, keys, who, serializers
-            )
-            return sending
-        return self._read_data(keys if comm is None else comm)
-
     async def _read_data(self, keys: Any) -> dict[Key, Any]:
+        """``{key: value}``; raises KeyError for a key whose data is not here."""
         keys = checks.some_keys(keys)
         self._check_held(keys)
         return {key: self.data[key] for key in keys}
@@ -145,38 +125,10 @@ class DataVerbs(Steering):
         # The state machine looks for data to fetch at the end of every round of transitions.
         self._drive(lambda: self.state._transitions({}, stimulus_id=stimulus_id))
 
-    def gather_dep(
-        self,
-        worker: str,
-        to_gather: Any,
-        total_nbytes: Any = None,
-        *,
-        deps: Collection[Key] = (),
-        stimulus_id: str | None = None,
-    ) -> Coroutine[Any, Any, StateMachineEvent | None]:
-        """Fetch data from a peer.
-
-        The state machine calls it with ``to_gather``, ``total_nbytes`` and ``stimulus_id``, and
-        gets back the event that says how it went.
-
-        By hand: ``await worker.gather_dep(address, dep, deps)`` tells the state machine that
-        ``address`` holds ``dep`` and ``deps``, and has it fetch them from there. Once the transfer
-        has ended it returns the event that ended it, or None if no transfer began, because the
-        data is here or the transfer has to queue. Raises KeyError for an unknown key, ValueError
-        for a key that is to be run here or is being fetched already.
-        """
-        if stimulus_id is not None:
-            transfer: Coroutine[Any, Any, StateMachineEvent] = super().gather_dep(  # type: ignore[misc]
-                worker, to_gather, total_nbytes, stimulus_id=stimulus_id
-            )
-            return transfer
-        if total_nbytes is not None and not isinstance(total_nbytes, int):
-            deps = total_nbytes
-        return self._gather_now(worker, to_gather, deps)
-
     async def _gather_now(
         self, worker: str, dep: Key | Collection[Key], deps: Collection[Key]
     ) -> StateMachineEvent | None:
+        """What ``Worker.gather_dep`` does by hand."""
         self._check_usable()
         if checks.an_address(worker) == self.address:
             raise ValueError(f"{worker} is this worker itself")

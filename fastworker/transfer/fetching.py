@@ -1,25 +1,30 @@
 """Fetching results from peers.
 
-In stock, a result that cannot be unpickled here fails the whole transfer, and the tasks that need
-any result of it wait forever. Here the worker keeps the other results, and the tasks that need the
-one fail with the error of unpickling it.
+With distributed, a result that cannot be unpickled here fails the whole transfer, and the tasks
+that need any result of it wait forever. Here the worker keeps the other results, and the tasks that
+need the one fail with the error of unpickling it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
-from distributed.core import ErrorMessage, clean_exception, error_message
+from distributed.core import (
+    ConnectionPool,
+    ErrorMessage,
+    Status,
+    clean_exception,
+    error_message,
+)
 from distributed.metrics import DelayedMetricsLedger, context_meter
-from distributed.worker import LOG_PDB, WORKER_ANY_RUNNING, fail_hard
+from distributed.worker import LOG_PDB, WORKER_ANY_RUNNING
 from distributed.worker_state_machine import (
-    AddKeysMsg,
     FreeKeysEvent,
     GatherDepBusyEvent,
     GatherDepFailureEvent,
@@ -35,7 +40,8 @@ from fastworker.config.logs import get_logger
 logger = logging.getLogger("distributed.worker")
 own_logger = get_logger("data")  # for what distributed has no line for
 
-#: Seconds until the worker asks a busy peer again while it fetches results one by one; as stock.
+#: Seconds until the worker asks a busy peer again while it fetches results one by one. As
+#: distributed.
 ASK_AGAIN_AFTER = 0.15
 
 
@@ -50,37 +56,38 @@ class UnreadableResult(Exception):
         self.cause = cause
 
 
-class Fetching:
-    """The part of the worker that fetches results."""
+class Receiver(Protocol):
+    """What a `Fetcher` needs of its worker."""
 
-    if TYPE_CHECKING:
-        _get_cause: Any
-        _update_metrics_received_data: Any
-        address: str
-        batched_send: Any
-        batched_stream: Any
-        data: Any  # Store, or a mapping of the user's
-        handle_stimulus: Any
-        rpc: Any
-        state: Any  # WorkerState, or distributed's
-        status: Any
+    address: str
+    batched_stream: Any
+    rpc: ConnectionPool
+    state: Any  # WorkerState, or distributed's
+    status: Status
 
-        def digest_metric(self, name: Any, value: float) -> None: ...
+    def batched_send(self, msg: dict[str, Any]) -> None: ...
+    def digest_metric(self, name: Hashable, value: float) -> None: ...
+    def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
+    def _get_cause(self, keys: Collection[Key]) -> Any: ...
+    def _update_metrics_received_data(
+        self, start: float, stop: float, data: dict[Key, object], cause: Any, worker: str
+    ) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+
+class Fetcher:
+    """Fetches results from peers for one worker.
+
+    Only the thread of the event loop uses it.
+    """
+
+    def __init__(self, worker: Receiver) -> None:
+        self._worker = worker
         # Stimulus ids of the events of transfers without a readable result, until the transfers
-        # are metered. Only the event loop's thread reads and writes it.
+        # are metered.
         self._nothing_made: set[str] = set()
-        super().__init__(*args, **kwargs)
 
-    @fail_hard  # type: ignore[untyped-decorator]
-    async def gather_dep(
-        self,
-        worker: str,
-        to_gather: Collection[Key],
-        total_nbytes: int,
-        *,
-        stimulus_id: str,
+    async def fetch(
+        self, peer: str, keys: Collection[Key], total_nbytes: int, stimulus_id: str
     ) -> StateMachineEvent:
         """Fetch results from a peer and return the event that ends the transfer.
 
@@ -88,69 +95,70 @@ class Fetching:
 
         Parameters
         ----------
-        worker
-            The address of the peer.
-        to_gather
-            The keys.
+        peer
+            Its address.
+        keys
+            Keys of tasks that the state machine has in flight from there.
         total_nbytes
             The expected size of the results in bytes.
         stimulus_id
             For the log.
         """
-        if self.status not in WORKER_ANY_RUNNING:
+        worker = self._worker
+        if worker.status not in WORKER_ANY_RUNNING:
             # Only the state machine of this worker gets this event
             return GatherDepFailureEvent.from_exception(
                 RuntimeError("Worker is shutting down"),
-                worker=worker,
+                worker=peer,
                 total_nbytes=total_nbytes,
                 stimulus_id=f"worker-closing-{time()}",
             )
-        self._log("request-dep", worker, to_gather, stimulus_id)
-        logger.debug("Request %d keys from %s", len(to_gather), worker)
+        self._log("request-dep", peer, keys, stimulus_id)
+        logger.debug("Request %d keys from %s", len(keys), peer)
         try:
             with context_meter.meter("network", func=time) as meter:
-                data, bad = await self._fetch_the_good(worker, to_gather)
+                data, bad = await self._fetch_the_good(peer, keys)
             if data is None:
-                self._log("gather-dep-busy", worker, to_gather, stimulus_id)
+                self._log("gather-dep-busy", peer, keys, stimulus_id)
                 return GatherDepBusyEvent(
-                    worker=worker,
+                    worker=peer,
                     total_nbytes=total_nbytes,
                     stimulus_id=f"gather-dep-busy-{time()}",
                 )
-            self._update_metrics_received_data(
+            worker._update_metrics_received_data(
                 start=meter.start,
                 stop=meter.stop,
                 data=data,
-                cause=self._get_cause(to_gather),
-                worker=worker,
+                cause=worker._get_cause(keys),
+                worker=peer,
             )
         except OSError:
-            logger.exception("Worker stream died during communication: %s", worker)
-            self._log("gather-dep-failed", worker, to_gather, stimulus_id)
+            logger.exception("Worker stream died during communication: %s", peer)
+            self._log("gather-dep-failed", peer, keys, stimulus_id)
             return GatherDepNetworkFailureEvent(
-                worker=worker,
+                worker=peer,
                 total_nbytes=total_nbytes,
                 stimulus_id=f"gather-dep-network-failure-{time()}",
             )
         except Exception as error:
             logger.exception(error)
-            self._log("gather-dep-failed", worker, to_gather, stimulus_id)
-            if self.batched_stream and LOG_PDB:
+            self._log("gather-dep-failed", peer, keys, stimulus_id)
+            if worker.batched_stream and LOG_PDB:
                 import pdb
 
                 pdb.set_trace()
             return GatherDepFailureEvent.from_exception(
                 error,
-                worker=worker,
+                worker=peer,
                 total_nbytes=total_nbytes,
                 stimulus_id=f"gather-dep-failed-{time()}",
             )
         if bad:
-            self._log("gather-dep-failed", worker, set(bad), stimulus_id)
+            self._log("gather-dep-failed", peer, set(bad), stimulus_id)
             self._give_up(bad)
-        self._log("receive-dep", worker, set(data), stimulus_id)
+        self._log("receive-dep", peer, set(data), stimulus_id)
         done = GatherDepSuccessEvent(
-            worker=worker,
+            worker=peer,
             total_nbytes=total_nbytes,
             data=data,
             stimulus_id=f"gather-dep-success-{time()}",
@@ -160,37 +168,23 @@ class Fetching:
             self._nothing_made.add(done.stimulus_id)
         return done
 
-    def _finalize_metrics(
-        self, stim: StateMachineEvent, ledger: DelayedMetricsLedger, span_id: str | None = None
-    ) -> None:
-        """Meter a transfer or an execution that has ended."""
-        if stim.stimulus_id not in self._nothing_made:
-            super()._finalize_metrics(stim, ledger, span_id)  # type: ignore[misc]
-            return
-        self._nothing_made.discard(stim.stimulus_id)
-        for label, value, unit in ledger.finalize(coarse_time="failed"):
-            self.digest_metric(("gather-dep", label, unit), value)
+    def meter_if_nothing_made(self, event: StateMachineEvent, ledger: DelayedMetricsLedger) -> bool:
+        """Meter the transfer that this event has ended as failed, if no result could be read.
 
-    async def gather(self, who_has: dict[Key, list[str]]) -> dict[str, object]:
-        """Fetch and keep data: for ``replicate``, ``rebalance`` and ``scatter``.
-
-        As ``distributed.Worker.gather``. The answer does not go through the stream. If the data was
-        here before, and the message that it was released is still under way, the scheduler reads
-        that message after the answer, takes the data for gone, and never removes it. So the worker
-        also says in the stream that the data is here.
+        False for any other event, which is metered as distributed does.
         """
-        answer: dict[str, object] = await super().gather(who_has)  # type: ignore[misc]
-        here = [key for key in who_has if key in self.data]
-        if here:
-            message = AddKeysMsg(keys=here, stimulus_id=f"gather-{time()}")
-            self.batched_send(message.to_dict())
-        return answer
+        if event.stimulus_id not in self._nothing_made:
+            return False
+        self._nothing_made.discard(event.stimulus_id)
+        for label, value, unit in ledger.finalize(coarse_time="failed"):
+            self._worker.digest_metric(("gather-dep", label, unit), value)
+        return True
 
-    def _log(self, what: str, worker: str, keys: Collection[Key], stimulus_id: str) -> None:
-        self.state.log.append((what, worker, keys, stimulus_id, time()))
+    def _log(self, what: str, peer: str, keys: Collection[Key], stimulus_id: str) -> None:
+        self._worker.state.log.append((what, peer, keys, stimulus_id, time()))
 
     async def _fetch_the_good(
-        self, worker: str, keys: Collection[Key]
+        self, peer: str, keys: Collection[Key]
     ) -> tuple[dict[Key, object] | None, dict[Key, ErrorMessage]]:
         """``{key: result}``, None if the peer is busy; and ``{key: error}`` of unreadable results.
 
@@ -198,11 +192,11 @@ class Fetching:
         the bytes that were received.
         """
         try:
-            return await self._fetch(worker, keys), {}
+            return await self._fetch(peer, keys), {}
         except OSError:
             raise
         except Exception as error:
-            own_logger.exception("Cannot read the results from %s; fetching one by one", worker)
+            own_logger.exception("Cannot read the results from %s; fetching one by one", peer)
             if len(keys) == 1:
                 message = error_message(
                     error.cause if isinstance(error, UnreadableResult) else error
@@ -211,25 +205,26 @@ class Fetching:
         data: dict[Key, object] = {}
         bad: dict[Key, ErrorMessage] = {}
         for key in keys:
-            good, found_bad = await self._fetch_the_good(worker, [key])
+            good, found_bad = await self._fetch_the_good(peer, [key])
             while good is None:  # busy: wait here, to keep the results that have arrived
                 await asyncio.sleep(ASK_AGAIN_AFTER)
-                good, found_bad = await self._fetch_the_good(worker, [key])
+                good, found_bad = await self._fetch_the_good(peer, [key])
             data.update(good)
             bad.update(found_bad)
         return data, bad
 
-    async def _fetch(self, worker: str, keys: Collection[Key]) -> dict[Key, object] | None:
+    async def _fetch(self, peer: str, keys: Collection[Key]) -> dict[Key, object] | None:
         """``{key: result}`` of the keys that the peer has; None if it is busy."""
-        comm = await self.rpc.connect(worker)
+        rpc = self._worker.rpc
+        comm = await rpc.connect(peer)
         comm.name = "Ephemeral Worker->Worker for gather"
         try:
-            response = await self._ask(comm, op="get_data", keys=keys, who=self.address)
+            response = await self._ask(comm, op="get_data", keys=keys, who=self._worker.address)
             status = response.get("status") if isinstance(response, dict) else None
             if status == "busy":
                 return None
             if status != "OK":
-                raise ValueError(f"unexpected answer from {worker}: {response!r:.200}")
+                raise ValueError(f"unexpected answer from {peer}: {response!r:.200}")
             await comm.write("OK")  # the peer waits for it
             data: dict[Key, object] = response["data"]
             return data
@@ -238,15 +233,15 @@ class Fetching:
             comm.abort()
             raise
         finally:
-            self.rpc.reuse(worker, comm)
+            rpc.reuse(peer, comm)
 
     async def _ask(self, comm: Comm, **message: Any) -> Any:
         """Send a message and return the answer.
 
         Raises OSError if the connection is broken, UnreadableResult, or the error of the peer.
         """
-        serializers = self.rpc.serializers
-        deserializers = self.rpc.deserializers
+        rpc = self._worker.rpc
+        serializers, deserializers = rpc.serializers, rpc.deserializers
         if deserializers is None:
             deserializers = serializers
         if deserializers is not None:
@@ -274,10 +269,11 @@ class Fetching:
 
         The scheduler retries such a task if it has retries left.
         """
+        worker = self._worker
         stimulus_id = f"gather-dep-failed-{time()}"
         given_up: set[Key] = set()
         for key, cause in bad.items():
-            ts = self.state.tasks.get(key)
+            ts = worker.state.tasks.get(key)
             dependents = list(ts.dependents) if ts is not None else []
             if not dependents:
                 given_up.add(key)
@@ -297,6 +293,6 @@ class Fetching:
                     startstops=dependent.startstops,
                     stimulus_id=stimulus_id,
                 )
-                self.batched_send(message.to_dict())
+                worker.batched_send(message.to_dict())
         if given_up:
-            self.handle_stimulus(FreeKeysEvent(keys=list(given_up), stimulus_id=stimulus_id))
+            worker.handle_stimulus(FreeKeysEvent(keys=list(given_up), stimulus_id=stimulus_id))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from time import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 from weakref import WeakValueDictionary
 
 from dask.typing import Key
@@ -34,32 +34,44 @@ SHORTEST = 0.001
 SHARE_FROM = 16 << 10
 
 
-class Serving:
-    """The part of the worker that sends results."""
+class Holder(Protocol):
+    """What a `ResultServer` needs of its worker."""
 
-    if TYPE_CHECKING:
-        address: str
-        data: Any  # Store, or a mapping of the user's
-        scheduler_delay: float
-        state: Any  # WorkerState, or distributed's
-        status: Status
-        transfer_outgoing_bytes: int
-        transfer_outgoing_bytes_total: int
-        transfer_outgoing_count: int
-        transfer_outgoing_count_limit: int | Literal[False]
-        transfer_outgoing_count_total: int
-        transfer_outgoing_log: Any
+    address: str
+    data: Any  # Store, or a mapping of the user's
+    scheduler_delay: float
+    state: Any  # WorkerState, or distributed's
+    status: Status
+    transfer_outgoing_bytes: int
+    transfer_outgoing_bytes_total: int
+    transfer_outgoing_count: int
+    transfer_outgoing_count_limit: int | Literal[False]
+    transfer_outgoing_count_total: int
+    transfer_outgoing_log: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def digest_metric(self, name: Hashable, value: float) -> None: ...
+
+
+class ResultServer:
+    """Sends the results of one worker, which keeps the books on it: ``transfer_outgoing_...``.
+
+    Only the thread of the event loop uses it.
+    """
+
+    def __init__(self, worker: Holder) -> None:
+        self._worker = worker
         # Results that are being put into messages. By weak reference: only the transfers hold a
         # result and its serialized form, so both are freed when the last transfer has written it.
         # The event loop's thread reads and writes; any thread may free a result, which
         # WeakValueDictionary allows.
         self._sharing: WeakValueDictionary[Key, Shared] = WeakValueDictionary()
-        super().__init__(*args, **kwargs)
+
+    def digest_metric(self, name: Hashable, value: float) -> None:
+        """Called by distributed's decorator of `send`."""
+        self._worker.digest_metric(name, value)
 
     @context_meter_to_server_digest("get-data")  # type: ignore[untyped-decorator]
-    async def get_data(
+    async def send(
         self,
         comm: Comm,
         keys: Collection[Key],
@@ -91,40 +103,42 @@ class Serving:
         OSError
             The connection broke.
         """
+        worker = self._worker
         limit = self._limit_of_transfers(comm)
-        if limit is not False and self.transfer_outgoing_count >= limit:
+        if limit is not False and worker.transfer_outgoing_count >= limit:
             logger.debug(
                 "Worker %s has too many open connections to respond to data request "
                 "from %s (%d/%d).%s",
-                self.address,
+                worker.address,
                 who,
-                self.transfer_outgoing_count,
+                worker.transfer_outgoing_count,
                 limit,
-                THROTTLED if self.status == Status.paused else "",
+                THROTTLED if worker.status == Status.paused else "",
             )
             return {"status": "busy"}
         # Before the data is read, which takes long if it is on disk
-        self.transfer_outgoing_count += 1
-        self.transfer_outgoing_count_total += 1
+        worker.transfer_outgoing_count += 1
+        worker.transfer_outgoing_count_total += 1
         try:
             await self._transfer(comm, keys, who, serializers)
         finally:
-            self.transfer_outgoing_count -= 1
+            worker.transfer_outgoing_count -= 1
         return Status.dont_reply
 
     async def _transfer(
         self, comm: Comm, keys: Collection[Key], who: str | None, serializers: list[str] | None
     ) -> None:
+        worker = self._worker
         data = self._results(keys)
-        nbytes = {key: self.state.tasks[key].nbytes or 0 for key in data}
+        nbytes = {key: worker.state.tasks[key].nbytes or 0 for key in data}
         total = sum(nbytes.values())
         if isinstance(comm, TCP):
             marked = self._mark(data, nbytes)
         else:  # "inproc" serializes nothing, and unwraps Serialize alone
             marked = {key: Serialize(value) for key, value in data.items()}
         del data
-        self.transfer_outgoing_bytes += total
-        self.transfer_outgoing_bytes_total += total
+        worker.transfer_outgoing_bytes += total
+        worker.transfer_outgoing_bytes_total += total
         try:
             with context_meter.meter("network", func=time) as meter:
                 message = {"status": "OK", "data": marked}
@@ -135,16 +149,16 @@ class Serving:
                 self._next_request(comm, answer)
                 return
         except OSError:
-            logger.exception("failed during get data with %s -> %s", self.address, who)
+            logger.exception("failed during get data with %s -> %s", worker.address, who)
             comm.abort()
             raise
         finally:
-            self.transfer_outgoing_bytes -= total
+            worker.transfer_outgoing_bytes -= total
         duration = max(SHORTEST, meter.stop - meter.start)
-        self.transfer_outgoing_log.append(
+        worker.transfer_outgoing_log.append(
             {
-                "start": meter.start + self.scheduler_delay,
-                "stop": meter.stop + self.scheduler_delay,
+                "start": meter.start + worker.scheduler_delay,
+                "stop": meter.stop + worker.scheduler_delay,
                 "middle": (meter.start + meter.stop) / 2,
                 "duration": duration,
                 "who": who,
@@ -171,11 +185,12 @@ class Serving:
 
     def _limit_of_transfers(self, comm: Comm) -> int | Literal[False]:
         """How many transfers may be under way, this one included; False for no limit."""
-        if self.status == Status.paused:
+        worker = self._worker
+        if worker.status == Status.paused:
             return 1
-        limit = self.transfer_outgoing_count_limit
-        # Twice as many within one host, as in stock
-        if get_address_host(comm.peer_address) == get_address_host(self.address):
+        limit = worker.transfer_outgoing_count_limit
+        # Twice as many within one host, as in distributed
+        if get_address_host(comm.peer_address) == get_address_host(worker.address):
             limit = limit and 2 * limit
         return limit
 
@@ -201,14 +216,15 @@ class Serving:
 
     def _results(self, keys: Collection[Key]) -> dict[Key, object]:
         """``{key: result}`` of the keys that have one here; an ``Actor`` for an actor."""
+        worker = self._worker
         results: dict[Key, object]
-        if type(self.data) is Store:
-            results = self.data.get_many(keys)
+        if type(worker.data) is Store:
+            results = worker.data.get_many(keys)
         else:
-            results = {key: self.data[key] for key in keys if key in self.data}
+            results = {key: worker.data[key] for key in keys if key in worker.data}
         if len(results) < len(keys):
             for key in keys:
-                if key not in results and key in self.state.actors:
-                    kind = type(self.state.actors[key])
-                    results[key] = Actor(kind, self.address, key, worker=self)
+                if key not in results and key in worker.state.actors:
+                    kind = type(worker.state.actors[key])
+                    results[key] = Actor(kind, worker.address, key, worker=worker)
         return results

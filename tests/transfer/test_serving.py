@@ -182,7 +182,7 @@ async def test_what_many_ask_for_at_once_is_serialized_once(c, s, a, b):
     assert await answers(await ask_often(c, a, 1)) == ["as it was made"]
     assert here.pickled == 2
     await until(lambda: not a.transfer_outgoing_count)
-    assert not a._sharing
+    assert not a._result_server._sharing
     del future
 
 
