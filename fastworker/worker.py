@@ -7,6 +7,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import dask
@@ -17,7 +18,6 @@ from distributed.core import Status, coerce_to_address
 from distributed.metrics import DelayedMetricsLedger, time
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
-from distributed.utils import _offload_executor, wait_for
 from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
     AddKeysMsg,
@@ -29,9 +29,10 @@ from distributed.worker_state_machine import (
 from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.config import number_of_threads, worker_setting
 from fastworker.control.by_hand import Verbs
+from fastworker.control.closing import break_off, tell_nanny
 from fastworker.control.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.control.hand_back import HandBack
-from fastworker.control.lost_results import LostResults
+from fastworker.control.lost_results import result_lost
 from fastworker.control.shutdown import shutdown
 from fastworker.control.steering import users
 from fastworker.control.views import StateViews
@@ -59,6 +60,9 @@ __all__ = ["DEFAULT_SCHEDULER", "Worker", "shutdown"]
 
 logger = logging.getLogger("distributed.worker")
 
+#: Read at import: a user may put our class into the place of distributed.Worker later.
+_status = distributed.Worker.status
+
 #: Where a worker looks for a scheduler if nobody says anything else.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 
@@ -77,8 +81,6 @@ class Worker(
     Heartbeat,
     Dashboard,
     Identity,
-    HandBack,
-    LostResults,
     Overrides,
     Following,
     distributed.Worker,
@@ -106,7 +108,7 @@ class Worker(
         self._fetcher = Fetcher(self)
         self._result_server = ResultServer(self)
         self.by_hand = set()
-        self._hand_back_after = worker_setting("hand-back-after")
+        self._hand_back = HandBack(self, worker_setting("hand-back-after"))
         by_default = (
             scheduler_ip is None
             and not kwargs.get("scheduler_file")
@@ -160,6 +162,15 @@ class Worker(
         self._protocol = protocol or address.partition("://")[0]
         self.scheduler = self.rpc(address)
         self.execution_state["scheduler"] = self.scheduler.address
+
+    @_status.setter  # type: ignore[untyped-decorator]
+    def status(self, value: Status) -> None:
+        """As ``distributed.Worker.status``; setting it starts or stops the timer of a pause.
+
+        Only the thread of the event loop may set it.
+        """
+        _status.__set__(self, value)
+        self._hand_back.look_at_status()
 
     async def register(self) -> None:
         """Join the scheduler, starting the worker if need be; does nothing if it has joined.
@@ -225,7 +236,7 @@ class Worker(
             if not report:
                 self.batched_stream.abort()
         if begins and nanny and self.nanny and self.status != Status.init:
-            await self._tell_nanny(reason, timeout)
+            await tell_nanny(self, reason, timeout)
         never_listened = begins and not self.listeners
         if never_listened:
             # distributed asks for the address to log that it closes, and logs a traceback without
@@ -236,45 +247,13 @@ class Worker(
             )
         except BaseException:
             if begins and self.status != Status.closed:
-                self._break_off()
+                break_off(self)
             raise
         finally:
             if never_listened:
                 self._address = None
             give_back()
         return result
-
-    async def _tell_nanny(self, reason: str, timeout: float) -> None:
-        """Have the nanny not start another worker.
-
-        A nanny that closes has stopped listening: it asks its worker to close, and waits for that.
-        So this comes before the worker counts as closing, and that other close does not wait for
-        this one. distributed's worker and nanny wait for each other, until the nanny kills it.
-        """
-        try:
-            async with self.rpc(self.nanny) as nanny:
-                await wait_for(nanny.close_gracefully(reason=reason), timeout)
-        except (OSError, asyncio.TimeoutError, RuntimeError) as error:
-            if self.status not in (Status.closing, Status.closed):
-                logger.warning("Closing without a word to nanny %s: %s", self.nanny, error)
-
-    def _break_off(self) -> None:
-        """Let go of everything at once, as closing was cancelled or has failed.
-
-        Who else closes the worker waits until it has finished. That may be the same asyncio task:
-        cancelled while it closes the worker for the scheduler, it closes it again as it ends.
-        """
-        self.batched_stream.abort()
-        for callback in self.periodic_callbacks.values():
-            callback.stop()
-        for executor in self.executors.values():
-            if executor is not _offload_executor:
-                executor.shutdown(wait=False)
-        for comm in list(self._comms):
-            comm.abort()
-        self.stop()
-        self.status = Status.closed
-        self._event_finished.set()
 
     def _release_workdir(self) -> None:
         if self._workdir is not None:
@@ -457,7 +436,7 @@ class Worker(
         buffer = self.memory_manager.data
         if type(buffer) is SpillBuffer:
             store = Store.in_place_of(buffer)
-            store.on_lost = self._result_lost
+            store.on_lost = partial(result_lost, self)
             self.memory_manager.data = self.state.data = store
 
     def _settle(self) -> None:

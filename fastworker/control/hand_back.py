@@ -1,7 +1,7 @@
 """Handing back the tasks that a paused worker has not begun.
 
 A worker that pauses, since its memory is nearly full, keeps the tasks that it has not begun.
-Stock's scheduler gives it no new ones, but takes those away only by stealing: never from a worker
+The scheduler gives it no new ones, but takes those away only by stealing: never from a worker
 with no more tasks than threads. If a leak fills the memory, they wait forever. So a worker that
 stays paused releases them, and then asks the scheduler to reschedule them.
 
@@ -32,22 +32,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import distributed
 from distributed.core import Status
 from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
-from fastworker.control.steering import Steering, locked, new_stimulus_id, users
+from fastworker.control.steering import Steering, lock_of, new_stimulus_id, users
 from fastworker.core.counters import prefix_of
 
 if TYPE_CHECKING:
     from dask.typing import Key
-    from tornado.ioloop import IOLoop
 
 logger = get_logger("memory")
-
-#: Read at import: a user may put our class into the place of distributed.Worker later.
-_stock_status = distributed.Worker.status
 
 #: A task in one of these states has not begun, and no event will end it.
 NOT_BEGUN = frozenset({"constrained", "ready", "waiting"})
@@ -56,60 +51,60 @@ NOT_BEGUN = frozenset({"constrained", "ready", "waiting"})
 NAMED_KINDS = 5
 
 
-class HandBack(Steering):
-    """A mixin of ``fastworker.Worker``."""
+class HandBack:
+    """Hands back the tasks of one worker. Only the thread of its event loop uses it.
 
-    if TYPE_CHECKING:
-        loop: IOLoop
+    Parameters
+    ----------
+    worker
+    after
+        Seconds of pause after which the worker hands tasks back; None: never.
+    """
 
-    #: Seconds of pause after which the worker hands tasks back; None: never.
-    _hand_back_after: float | None = None
-    _hand_back_timer: object = None
+    def __init__(self, worker: Steering, after: float | None) -> None:
+        self._worker = worker
+        self.after = after
+        #: What is left of the pause before tasks are handed back, as the loop's timer.
+        self.timer: object = None
 
-    @_stock_status.setter  # type: ignore[untyped-decorator]
-    def status(self, value: Status) -> None:
-        """As ``distributed.Worker.status``; setting it starts or stops the timer of a pause.
+    def look_at_status(self) -> None:
+        """Start or stop the timer; to be called when the worker's status has been set."""
+        if self._worker.status != Status.paused:
+            if self.timer is not None:
+                self._worker.loop.remove_timeout(self.timer)
+                self.timer = None
+        elif self.timer is None and self.after is not None:
+            self.timer = self._worker.loop.call_later(self.after, self.now)
 
-        Only the thread of the event loop may set it.
-        """
-        _stock_status.__set__(self, value)
-        if self.status != Status.paused:
-            if self._hand_back_timer is not None:
-                self.loop.remove_timeout(self._hand_back_timer)
-                self._hand_back_timer = None
-        elif self._hand_back_timer is None:
-            self._hand_back_later()
-
-    def _hand_back_later(self) -> None:
-        if self._hand_back_after is not None:
-            self._hand_back_timer = self.loop.call_later(self._hand_back_after, self._hand_back)
-
-    def _hand_back(self) -> None:
+    def now(self) -> None:
         """Hand back what has not begun; later, what has come or become free since."""
-        self._hand_back_timer = None
-        keys = self._not_begun()
+        self.timer = None
+        worker = self._worker
+        keys = not_begun(worker)
         if keys:
             stimulus_id = new_stimulus_id("hand-back")
             # The lock is not held: this may spill, or call plugins
-            self.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
-            self._reschedule(keys, stimulus_id)
+            worker.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
+            worker._reschedule(keys, stimulus_id)
             logger.warning(
                 "Worker has been paused for %g s or more. Handing back to the scheduler what it "
                 "has not begun: %s",
-                self._hand_back_after,
+                self.after,
                 _described(keys),
             )
-        if self.status == Status.paused and self._hand_back_timer is None:
-            self._hand_back_later()
+        self.look_at_status()
 
-    @locked
-    def _not_begun(self) -> list[Key]:
+
+def not_begun(worker: Steering) -> list[Key]:
+    """The keys of the tasks that a paused worker can hand back."""
+    state = worker.state
+    with lock_of(state):
         return [
             ts.key
-            for ts in self.state.tasks.values()
+            for ts in state.tasks.values()
             if ts.state in NOT_BEGUN
-            and ts.key not in self.state.actors
-            and ts.key not in self.by_hand
+            and ts.key not in state.actors
+            and ts.key not in worker.by_hand
             and not users(ts)
         ]
 

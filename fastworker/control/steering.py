@@ -1,10 +1,10 @@
-"""How a call by hand reaches the state machine: shared by the modules of verbs."""
+"""How the modules of this room reach the worker's state machine, past the scheduler."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from distributed.core import Status
     from distributed.worker_state_machine import StateMachineEvent
+    from tornado.ioloop import IOLoop
 
     from fastworker.core import TaskState, WorkerState
     from fastworker.execution.engine import Engine
@@ -56,27 +57,33 @@ def users(ts: TaskState) -> list[TaskState]:
     return [dependent for dependent in ts.dependents if dependent.state in PROCESSING]
 
 
+def lock_of(state: Any) -> AbstractContextManager[Any]:
+    """The core's lock. A user's own state machine has none, and runs on the event loop alone."""
+    lock: AbstractContextManager[Any] = getattr(state, "lock", nullcontext())
+    return lock
+
+
 def locked(verb: F) -> F:
     """Decorate a verb to hold the core's lock: no thread that finishes a task changes the state
     between the verb's checks and its action."""
 
     @wraps(verb)
     def with_lock(self: Steering, *args: Any, **kwargs: Any) -> Any:
-        # A user's own state machine has no lock, and runs on the event loop alone
-        with getattr(self.state, "lock", nullcontext()):
+        with lock_of(self.state):
             return verb(self, *args, **kwargs)
 
     return cast(F, with_lock)
 
 
 class Steering:
-    """Access to a worker's state machine, for the mixins of ``fastworker.Worker``."""
+    """Access to a worker's state machine: a base of ``fastworker.Worker``."""
 
     if TYPE_CHECKING:
         state: WorkerState
         status: Status
         address: str
         data: MutableMapping[Key, Any]
+        loop: IOLoop
         thread_id: int
         _engine: Engine | StockEngine
         _async_instructions: set[asyncio.Task[StateMachineEvent]]

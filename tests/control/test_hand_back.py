@@ -44,17 +44,9 @@ def at(worker):
 
 async def rounds(worker, n=3):
     """Until the worker has looked ``n`` more times for what there is to hand back."""
-    seen = 0
-    look = worker._not_begun
-
-    def counted():
-        nonlocal seen
-        seen += 1
-        return look()
-
-    worker._not_begun = counted
-    await until(lambda: seen > n)
-    del worker._not_begun
+    for _ in range(n):
+        timer = worker._hand_back.timer
+        await until(lambda timer=timer: worker._hand_back.timer is not timer)
 
 
 async def settled(s, a):
@@ -306,7 +298,7 @@ async def test_unpaused_before_the_scheduler_answers(c, s, a, b):
         await until(lambda: len(a.state.ready) == 5)
         runs = [a.state.tasks[f.key].run_id for f in futures]
         a.status = Status.paused
-        a._hand_back()
+        a._hand_back.now()
         a.status = Status.running
         assert not a.state.ready
         g.opened.set()
@@ -327,8 +319,8 @@ async def test_taken_away_before_the_scheduler_hears(c, s, a, b):
         a.status = Status.paused
         await until(lambda: s.workers[a.address].status == Status.paused)
         # In one go at the scheduler, before it reads what the worker sends now
-        a._hand_back_after = 1000
-        a._hand_back()
+        a._hand_back.after = 1000
+        a._hand_back.now()
         s._reschedule("moved", stimulus_id="test-away")
         (ws,) = (s.tasks["moved"].processing_on,)
         assert ws.address == b.address
@@ -355,8 +347,8 @@ async def test_stolen_while_it_is_handed_back(c, s, a, b):
         ts = s.tasks["wanted"]
         stealing.move_task_request(ts, s.workers[a.address], s.workers[b.address])
         a.status = Status.paused
-        a._hand_back_after = 1000
-        a._hand_back()
+        a._hand_back.after = 1000
+        a._hand_back.now()
         answers = heard(s, "steal-response")
         assert await future == b.address
         await until(lambda: answers)
@@ -375,9 +367,9 @@ async def test_cancelled_before_the_scheduler_hears(c, s, a, b):
         await until(lambda: len(a.state.ready) == 1)
         reschedules = heard(s, "reschedule")
         a.status = Status.paused
-        a._hand_back_after = 1000
+        a._hand_back.after = 1000
         s.client_releases_keys(["gone"], client=c.id)
-        a._hand_back()
+        a._hand_back.now()
         await until(lambda: reschedules)
         g.opened.set()
         await held
@@ -399,8 +391,8 @@ async def test_what_is_sent_to_a_paused_worker_all_the_same(c, s, a, b):
     s.running.discard(ws)
     s.idle.pop(ws.address, None)
     s.idle_task_count.discard(ws)
-    a._hand_back_after = 1000
-    a._hand_back()
+    a._hand_back.after = 1000
+    a._hand_back.now()
     assert await future == b.address
     await settled(s, a)
 
@@ -416,8 +408,8 @@ async def test_inputs_of_what_was_added_by_hand_stay(c, s, a, b):
     a.handle_stimulus(ComputeTaskEvent.dummy("x", stimulus_id="again"))
     assert a.state.tasks["x"].state == "ready"
     reschedules = heard(s, "reschedule")
-    a._hand_back_after = 1000
-    a._hand_back()
+    a._hand_back.after = 1000
+    a._hand_back.now()
     assert a.state.tasks["x"].state == "ready"
     assert a.state.tasks["y"].state == "waiting"
     a.handle_stimulus(FreeKeysEvent(keys=["y", "x"], stimulus_id="end"))
@@ -444,18 +436,18 @@ async def test_a_short_pause_changes_nothing(c, s, a, b):
         future = c.submit(where, **at(a))
         await until(lambda: len(a.state.ready) == 1)
         a.status = Status.paused
-        timer = a._hand_back_timer
+        timer = a._hand_back.timer
         assert 3500 < timer.when() - a.loop.asyncio_loop.time() <= 3600
         a.status = Status.paused
-        assert a._hand_back_timer is timer
+        assert a._hand_back.timer is timer
         a.status = Status.running
         assert timer.cancelled()
-        assert a._hand_back_timer is None
+        assert a._hand_back.timer is None
         g.opened.set()
         await held
         assert await future == a.address
     a.status = Status.paused
-    timer = a._hand_back_timer
+    timer = a._hand_back.timer
     await a.close()
     assert timer.cancelled()
 
@@ -463,7 +455,7 @@ async def test_a_short_pause_changes_nothing(c, s, a, b):
 @cluster(**{**pair, "config": NEVER})
 async def test_it_can_be_switched_off(c, s, a, b):
     a.status = Status.paused
-    assert a._hand_back_timer is None
+    assert a._hand_back.timer is None
 
 
 def test_the_default_outlasts_what_spilling_mends():
