@@ -18,30 +18,26 @@ from distributed.core import Status, coerce_to_address
 from distributed.metrics import DelayedMetricsLedger, time
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
-from distributed.worker import DEFAULT_EXTENSIONS, WORKER_ANY_RUNNING, fail_hard
+from distributed.worker import DEFAULT_EXTENSIONS, fail_hard
 from distributed.worker_state_machine import (
     AddKeysMsg,
     ComputeTaskEvent,
-    RemoveReplicasEvent,
     StateMachineEvent,
 )
 
 from fastworker.comm import SpareMemory, give_back, use_configured
 from fastworker.config import number_of_threads, worker_setting
-from fastworker.control.by_hand import Verbs
+from fastworker.control.by_hand import Control
 from fastworker.control.closing import break_off, tell_nanny
+from fastworker.control.data import remove_replicas
 from fastworker.control.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.control.hand_back import HandBack
 from fastworker.control.lost_results import result_lost
 from fastworker.control.shutdown import shutdown
-from fastworker.control.steering import users
-from fastworker.control.views import StateViews
 from fastworker.core import WorkerState
 from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.data.store import Store
-from fastworker.execution.engine import Engine
-from fastworker.execution.following import Following
-from fastworker.execution.overrides import Overrides
+from fastworker.execution.engine import NOT_CALLED, Engine
 from fastworker.execution.stock import StockEngine, make_engine
 from fastworker.link.outbox import Outbox
 from fastworker.link.reader import NATIVE, SchedulerStream, UnloadableTask
@@ -69,20 +65,14 @@ DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 #: Seconds that closing may take for each of its steps.
 CLOSE_TIMEOUT = 30.0
 
-#: Seconds after which to try again to drop data that was in use.
-REMOVE_AGAIN_AFTER = 0.5
-
 
 class Worker(
-    Verbs,
-    StateViews,
+    Control,
     Metrics,
     Profiling,
     Heartbeat,
     Dashboard,
     Identity,
-    Overrides,
-    Following,
     distributed.Worker,
 ):
     """``distributed.Worker`` on fastworker's native task state machine.
@@ -128,12 +118,28 @@ class Worker(
         if kwargs.get("data") is None:
             self._use_store()
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
-        self._engine = make_engine(self, self._overrides(Worker))
+        overrides = any(
+            getattr(type(self), name) is not getattr(Worker, name) for name in NOT_CALLED
+        )
+        self._engine = make_engine(self, overrides)
         self.stream_handlers["compute-task"] = self._handle_compute_task
-        self.stream_handlers["remove-replicas"] = self._handle_remove_replicas
+        self.stream_handlers["remove-replicas"] = partial(remove_replicas, self)
         self._native_handlers = {op: self.stream_handlers[op] for op in NATIVE.values()}
         # Not before: an extension may keep any part of the worker, or replace it
         self.extensions = {name: extension(self) for name, extension in extensions.items()}
+
+    # A function of the user's, as a plugin may put it there, in the place of a method that plain
+    # tasks do without has the engine leave tasks to the event loop for as long as it is there
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in NOT_CALLED and "_engine" in vars(self):  # else it looks when it is made
+            self._engine.look_at_methods()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name in NOT_CALLED and "_engine" in vars(self):
+            self._engine.look_at_methods()
 
     def _watch_spare_memory(self) -> None:
         """Have memory that the comm keeps given back whenever the process's memory is measured.
@@ -309,26 +315,6 @@ class Worker(
                 stimulus_id=message["stimulus_id"],
             )
 
-    def _handle_remove_replicas(self, keys: Iterable[Key], stimulus_id: str) -> None:
-        """Drop data that the scheduler has no use for, but not from under a task.
-
-        The scheduler does not ask for an input of a task that it has given to this worker; of
-        tasks that were added by hand it cannot know. Their inputs go when they are done.
-        """
-        if self.status not in WORKER_ANY_RUNNING:
-            return
-        in_use: list[Key] = []
-        free: list[Key] = []
-        for key in keys:
-            ts = self.state.tasks.get(key)
-            (in_use if ts is not None and users(ts) else free).append(key)
-        if free:
-            self.handle_stimulus(RemoveReplicasEvent(keys=free, stimulus_id=stimulus_id))
-        if in_use:
-            self.loop.call_later(
-                REMOVE_AGAIN_AFTER, self._handle_remove_replicas, in_use, stimulus_id
-            )
-
     # To the scheduler
 
     def log_event(self, topic: str | Collection[str], msg: Any) -> None:
@@ -444,6 +430,25 @@ class Worker(
         data = self.data
         if type(data) is Store and data.fast.over_target:
             data.spill_excess()
+
+    # Tasks
+
+    def execute(
+        self, key: Key, *, stimulus_id: str | None = None
+    ) -> Coroutine[Any, Any, StateMachineEvent]:
+        """Run a task and return the event that ends it.
+
+        The state machine calls it with a ``stimulus_id`` to start a task, as
+        ``distributed.Worker.execute``. Without one it waits for the run of ``key`` that is under
+        way, and changes nothing. For a run that has ended it returns the event as long as the
+        outcome is here.
+
+        Raises KeyError for an unknown key, ValueError for a task that has not been run here.
+        """
+        if stimulus_id is None:
+            return self._outcome(key)
+        run: Coroutine[Any, Any, StateMachineEvent] = super().execute(key, stimulus_id=stimulus_id)
+        return run
 
     # Stimuli in, instructions out
 

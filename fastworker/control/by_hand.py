@@ -1,4 +1,4 @@
-"""Everything that can be asked of one worker by hand, as one mixin.
+"""Everything that can be asked of one worker by hand, as the one mixin of ``fastworker.Worker``.
 
 Each call goes through the state machine: as an event where there is one for the purpose, as a
 recommendation to transition otherwise; the worker then carries out the instructions that come back.
@@ -11,7 +11,11 @@ from __future__ import annotations
 from fastworker.control.data import DataVerbs
 from fastworker.control.moves import Moves
 from fastworker.control.tasks import TaskVerbs
+from fastworker.control.views import StateViews
 
 
-class Verbs(TaskVerbs, DataVerbs, Moves):
-    """A mixin of ``fastworker.Worker``: verbs on tasks, on data, and moves between states."""
+class Control(TaskVerbs, DataVerbs, Moves, StateViews):
+    """Verbs on tasks, on data, moves between states, and views of the state.
+
+    The names are those of the description of a worker, so they have to be the worker's own.
+    """

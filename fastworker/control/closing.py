@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
+import distributed
 from distributed.core import Status
 from distributed.utils import _offload_executor, wait_for
 
 logger = logging.getLogger("distributed.worker")
 
 
-async def tell_nanny(worker: Any, reason: str, timeout: float) -> None:
+async def tell_nanny(worker: distributed.Worker, reason: str, timeout: float) -> None:
     """Have the nanny not start another worker.
 
     A nanny that closes has stopped listening: it asks its worker to close, and waits for that. So
@@ -21,7 +21,7 @@ async def tell_nanny(worker: Any, reason: str, timeout: float) -> None:
 
     Parameters
     ----------
-    worker: fastworker.Worker
+    worker
     reason
         For the nanny's log.
     timeout
@@ -35,7 +35,7 @@ async def tell_nanny(worker: Any, reason: str, timeout: float) -> None:
             logger.warning("Closing without a word to nanny %s: %s", worker.nanny, error)
 
 
-def break_off(worker: Any) -> None:
+def break_off(worker: distributed.Worker) -> None:
     """Let go of everything at once, as closing was cancelled or has failed.
 
     Any other call that closes the worker waits until it has finished. That may be the same asyncio

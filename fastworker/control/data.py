@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dask.typing import Key
 from distributed.core import ConnectionPool
 from distributed.utils_comm import gather_from_workers
+from distributed.worker import WORKER_ANY_RUNNING
 from distributed.worker_state_machine import (
     AcquireReplicasEvent,
     AddKeysMsg,
@@ -19,18 +20,38 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.control import checks
-from fastworker.control.steering import (
-    Steering,
-    locked,
-    new_stimulus_id,
-)
+from fastworker.control.steering import Steering, locked, new_stimulus_id, users
 from fastworker.control.views import by_priority
+from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState
 
 #: Keys whose data is not here and that may be fetched.
 FETCHABLE = frozenset({"error", "fetch", "missing", "released"})
+
+
+#: Seconds after which to try again to drop data that was in use.
+REMOVE_AGAIN_AFTER = 0.5
+
+
+def remove_replicas(worker: Steering, keys: Iterable[Key], stimulus_id: str) -> None:
+    """Drop data that the scheduler has no use for, but not from under a task.
+
+    The scheduler does not ask for an input of a task that it has given to this worker; of tasks
+    that were added by hand it cannot know. Their inputs go when they are done.
+    """
+    if worker.status not in WORKER_ANY_RUNNING:
+        return
+    in_use: list[Key] = []
+    free: list[Key] = []
+    for key in keys:
+        ts = worker.state.tasks.get(key)
+        (in_use if ts is not None and users(ts) else free).append(key)
+    if free:
+        worker.handle_stimulus(RemoveReplicasEvent(keys=free, stimulus_id=stimulus_id))
+    if in_use:
+        worker.loop.call_later(REMOVE_AGAIN_AFTER, remove_replicas, worker, in_use, stimulus_id)
 
 
 class DataVerbs(Steering):
@@ -95,7 +116,7 @@ class DataVerbs(Steering):
         stimulus_id = stimulus_id or new_stimulus_id("update-data")
         answer: dict[str, Any] = super().update_data(data, stimulus_id)  # type: ignore[misc]
         if report:
-            self._follow([AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
+            carry_out(self, [AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
         return answer
 
     @locked
@@ -169,7 +190,7 @@ class DataVerbs(Steering):
                 raise ValueError(f"{key!r} is not missing: its data is here")
         if keys:
             stimulus_id = new_stimulus_id("handle-missing-dep")
-            self._follow([RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
+            carry_out(self, [RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
 
     @locked
     def update_who_has(self, who_has: Mapping[Key, Collection[str]]) -> None:

@@ -13,6 +13,7 @@ from distributed.worker_state_machine import FreeKeysEvent, ReleaseWorkerDataMsg
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import Steering, lock_of, new_stimulus_id, users
 from fastworker.data.disk import SpillFileLost
+from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -38,7 +39,7 @@ def drop_lost(worker: Steering, key: Key, reason: str) -> None:
     stimulus_id = new_stimulus_id("lost-result")
     # The lock is not held: this may call plugins
     worker.handle_stimulus(FreeKeysEvent(keys=[key, *dependents], stimulus_id=stimulus_id))
-    worker._follow([ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id)])
+    carry_out(worker, [ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id)])
     worker._reschedule(dependents, stimulus_id)
 
 

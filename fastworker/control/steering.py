@@ -19,6 +19,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.control import checks
+from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,7 +95,6 @@ class Steering:
         by_hand: set[Key]
 
         def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
-        def _follow(self, instructions: Iterable[Instruction]) -> None: ...
         def _report_broken_state(self, error: Exception) -> None: ...
 
     def _check_usable(self) -> None:
@@ -134,7 +134,7 @@ class Steering:
         worker.
         """
         try:
-            self._follow(decide())
+            carry_out(self, decide())
         except Exception as error:
             self._report_broken_state(error)
             raise
@@ -162,7 +162,7 @@ class Steering:
 
         To be called after the worker has let go of them: the scheduler may send them back at once.
         """
-        self._follow([RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys])
+        carry_out(self, [RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys])
 
     def _drive_unreported(self, event: StateMachineEvent) -> None:
         """Have the state machine handle an event; the scheduler is not told which results go."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask._task_spec import GraphNode
@@ -32,6 +32,7 @@ from fastworker.control.steering import (
     users,
     wanted_here,
 )
+from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState
@@ -190,7 +191,8 @@ class TaskVerbs(Steering):
         """Report to the scheduler that a task erred because it could not be unpickled."""
         logger.error("Could not deserialize task %r: %r", key, error)
         self.state.log.append((key, "undeserializable", stimulus_id, time()))
-        self._follow(
+        carry_out(
+            self,
             [
                 TaskErredMsg(
                     key=key,
@@ -203,7 +205,7 @@ class TaskVerbs(Steering):
                     startstops=[],
                     stimulus_id=stimulus_id,
                 )
-            ]
+            ],
         )
 
     @locked
@@ -262,26 +264,8 @@ class TaskVerbs(Steering):
 
         self._drive(decide)
 
-    def execute(
-        self, key: Key, *, stimulus_id: str | None = None
-    ) -> Coroutine[Any, Any, StateMachineEvent]:
-        """Run a task and return the event that ends it.
-
-        The state machine calls it with a ``stimulus_id`` to start a task, as
-        ``distributed.Worker.execute``. Without one it waits for the run of ``key`` that is under
-        way, and changes nothing. For a run that has ended it returns the event as long as the
-        outcome is here.
-
-        Raises KeyError for an unknown key, ValueError for a task that has not been run here.
-        """
-        if stimulus_id is not None:
-            run: Coroutine[Any, Any, StateMachineEvent] = super().execute(  # type: ignore[misc]
-                key, stimulus_id=stimulus_id
-            )
-            return run
-        return self._outcome(key)
-
     async def _outcome(self, key: Key) -> StateMachineEvent:
+        """What ``Worker.execute`` does by hand."""
         ts = self._known(key)
         name = f"execute({key!r})"
         for run in self._async_instructions:
@@ -352,7 +336,8 @@ class TaskVerbs(Steering):
         if ts.state == "memory":
             self._report_result(ts, ts.run_id != RUN_ID_SENTINEL, stimulus_id)
         elif ts.state == "error":
-            self._follow(
+            carry_out(
+                self,
                 [
                     TaskErredMsg.from_task(
                         ts,
@@ -360,14 +345,14 @@ class TaskVerbs(Steering):
                         stimulus_id=stimulus_id,
                         thread=self.state.threads.get(key),
                     )
-                ]
+                ],
             )
         else:
             raise ValueError(f"task {key!r} is in state {ts.state!r}, it has nothing to report")
 
     def _report_result(self, ts: TaskState, ran_here: bool, stimulus_id: str) -> None:
         if not ran_here:
-            self._follow([AddKeysMsg(keys=[ts.key], stimulus_id=stimulus_id)])
+            carry_out(self, [AddKeysMsg(keys=[ts.key], stimulus_id=stimulus_id)])
             return
         # The state machine reports a result that it is asked to compute and already has.
         self.handle_stimulus(

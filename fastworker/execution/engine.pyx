@@ -23,6 +23,7 @@ from fastworker.core.messages cimport ComputeTask, FreeKeys
 
 from fastworker.core.records import to_instructions
 from fastworker.execution import outcome
+from fastworker.execution.instructions import carry_out
 
 cdef extern from "Python.h":
     ctypedef struct PyObject
@@ -252,7 +253,7 @@ cdef class Engine:
         if self.n_put:
             self.add_threads()
         if others:
-            self.worker._follow(to_instructions(others))
+            carry_out(self.worker, to_instructions(others))
         return self.outbox.send_soon(len(self.state.executing) < self.state.nthreads)
 
     # ------------------------------------------------------------------- from a pull thread
@@ -262,7 +263,7 @@ cdef class Engine:
         if self.n_put:
             self.add_threads()
         if others:
-            self.call_loop(self.worker._follow, to_instructions(others))
+            self.call_loop(partial(carry_out, self.worker), to_instructions(others))
         return self.outbox.send_soon(idle)
 
     cdef int leave_to_loop(self, object event) except -1:

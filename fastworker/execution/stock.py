@@ -11,6 +11,7 @@ from distributed.worker_state_machine import StateMachineEvent
 from fastworker.core import WorkerState
 from fastworker.data.store import Store
 from fastworker.execution.engine import Engine
+from fastworker.execution.instructions import carry_out
 from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class StockEngine:
     def handle(self, *stims: StateMachineEvent) -> None:
         """Let the state machine handle events, and carry out what it decides."""
         worker = self.worker
-        worker._follow(worker.state.handle_stimulus(*stims))
+        carry_out(worker, worker.state.handle_stimulus(*stims))
         worker.batched_stream.send_soon(len(worker.state.executing) < worker.state.nthreads)
 
     def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool:
