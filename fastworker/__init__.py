@@ -1,8 +1,9 @@
 """A Cython-accelerated worker for Dask clusters.
 
-Use ``fastworker.Worker`` in the place of ``distributed.Worker``. Importing this package is cheap:
-``Worker``, ``Nanny`` and the subpackages ``comm``, ``core`` and ``scheduler`` load, with
-``distributed`` and the compiled modules, when they are first accessed.
+Use ``fastworker.Worker`` in the place of ``distributed.Worker``, and ``fastworker.LocalCluster``
+in that of ``distributed.LocalCluster``. Importing this package is cheap: the classes and the
+subpackages ``comm``, ``core`` and ``scheduler`` load, with ``distributed`` and the compiled
+modules, when they are first accessed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,23 @@ from fastworker._version import __version__
 
 if TYPE_CHECKING:
     from fastworker import comm, core, scheduler
+    from fastworker.deploy.local import LocalCluster
     from fastworker.nanny import Nanny
     from fastworker.worker import Worker, shutdown
 
-__all__ = ["Nanny", "Worker", "__version__", "comm", "core", "scheduler", "shutdown"]
+__all__ = [
+    "LocalCluster",
+    "Nanny",
+    "Worker",
+    "__version__",
+    "comm",
+    "core",
+    "scheduler",
+    "shutdown",
+]
 
 _MODULES = {
+    "LocalCluster": "fastworker.deploy.local",
     "Nanny": "fastworker.nanny",
     "Worker": "fastworker.worker",
     "shutdown": "fastworker.worker",

@@ -1,4 +1,4 @@
-"""The ``fastworker`` command: ``dask worker`` with another default, and ``fastworker demo``.
+"""The ``fastworker`` command: ``dask worker`` with another default, and two commands below it.
 
 The options are read from distributed's command at the start, so that both always have the same.
 """
@@ -9,7 +9,6 @@ import atexit
 import contextlib
 import copy
 import difflib
-import errno
 import functools
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import click
 
 from fastworker._version import __version__
+from fastworker.deploy.errors import one_line_for_errors
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ WORKER_CLASS = "fastworker.Worker"
 HELP = "'fastworker --help' lists the options"
 
 EPILOG = """
+'fastworker scheduler' starts a Dask scheduler with the low-latency lane; it takes the options of
+'dask scheduler'.
+
 'fastworker demo' starts a small cluster on this machine, runs real work on it and compares it with
 stock workers.
 
@@ -68,28 +71,15 @@ def _start_workers(start: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(start)
     def start_workers(**options: Any) -> None:
         from fastworker.comm import use_configured
-        from fastworker.control.ending import told_by_signal
 
         _check_scheduler(options)
         _check_values(options)
-        try:
+        ports = ("worker_port", "nanny_port", "listen_address")
+        with one_line_for_errors({_option(name): options[name] for name in ports}):
             use_configured()
             _wait_for_scheduler_file(options)
             with _our_nannies():
                 start(**options)
-        except (OSError, ValueError) as error:
-            logger.debug("Could not start", exc_info=True)
-            raise click.ClickException(str(error)) from error
-        except RuntimeError as error:
-            if told_by_signal():
-                # A signal ended a nanny that waited for its scheduler or worker: no error
-                logger.debug("Ended while starting", exc_info=True)
-                return
-            # distributed's message is "Worker failed to start"; the user needs the causes
-            if error.__cause__ is None:
-                raise
-            logger.debug("Could not start", exc_info=True)
-            raise click.ClickException(_with_causes(error) + _taken(error, options)) from error
 
     return start_workers
 
@@ -197,8 +187,12 @@ def _check_values(options: dict[str, Any]) -> None:
         try:
             parse(value)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
-            option = "nworkers" if name == "n_workers" else name.replace("_", "-")
-            raise click.ClickException(f"--{option} {value}: {error}") from error
+            raise click.ClickException(f"{_option(name)} {value}: {error}") from error
+
+
+def _option(name: str) -> str:
+    """The option that distributed's callback gets by this name."""
+    return "--nworkers" if name == "n_workers" else "--" + name.replace("_", "-")
 
 
 def _parse_worker_class(path: str) -> None:
@@ -235,24 +229,6 @@ def _parse_resources(text: str) -> None:
         float(amount)
 
 
-def _taken(error: BaseException, options: dict[str, Any]) -> str:
-    """The options that ask for a port, if the error is that another process has it."""
-    cause = error.__cause__
-    if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
-        return ""
-    names = ("worker_port", "nanny_port", "listen_address")
-    given = [f"--{name.replace('_', '-')} {options[name]}" for name in names if options.get(name)]
-    return f" ({', '.join(given)})" if given else ""
-
-
-def _with_causes(error: BaseException | None) -> str:
-    texts = []
-    while error is not None:
-        texts.append(str(error) or type(error).__name__)
-        error = error.__cause__
-    return " ".join(texts)
-
-
 def _demo_command() -> click.Command:
     """The command of the demo. Exits with one line if a package that it needs is missing."""
     try:
@@ -275,6 +251,10 @@ def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     if args and args[0] == "demo":
         _demo_command().main(args=args[1:], prog_name="fastworker demo")
+    elif args and args[0] == "scheduler":
+        from fastworker.deploy.scheduler import scheduler_command
+
+        scheduler_command().main(args=args[1:], prog_name="fastworker scheduler")
     else:
         worker_command().main(args=args, prog_name="fastworker")
 

@@ -32,6 +32,7 @@ from fastworker.control.closing import break_off, tell_nanny
 from fastworker.control.data import remove_replicas
 from fastworker.control.ending import end_in_time, end_in_time_after_signals, prepare_process
 from fastworker.control.hand_back import HandBack
+from fastworker.control.in_process import warn_if_in_process
 from fastworker.control.lost_results import result_lost
 from fastworker.control.shutdown import shutdown
 from fastworker.core import WorkerState
@@ -191,6 +192,7 @@ class Worker(
         end_in_time_after_signals(
             "Worker", CLOSE_TIMEOUT, asyncio.get_running_loop(), self._release_workdir
         )
+        warn_if_in_process(self)
         await super().start_unsafe()
         return self
 

@@ -24,9 +24,10 @@ MAY_KNOW = {
     "monitoring": "_version config core comm execution",
     "worker": "config core comm data link transfer execution control monitoring",
     "nanny": "comm control link worker",
-    "__init__": "_version comm core nanny scheduler worker",
+    "deploy": "_version config control nanny scheduler worker",
+    "__init__": "_version comm core nanny scheduler worker deploy",
     "demo": "__init__",
-    "cli": "_version comm control link nanny demo",
+    "cli": "_version comm link nanny deploy demo",
     "__main__": "cli",
 }
 

@@ -1,0 +1,1 @@
+"""Starting whole clusters: ``LocalCluster``, and the scheduler's command."""
