@@ -1,6 +1,6 @@
 """What transitions to the same state have in common."""
 
-from fastworker.core.planning cimport Planner
+from fastworker.core.state cimport State
 from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
@@ -11,15 +11,15 @@ cdef enum Report:
     TASK_FINISHED
 
 cdef int expect_args(TaskState ts, tuple args, Py_ssize_t n) except -1
-cdef int to_fetch(Planner m, TaskState ts, Recs recs) except -1
-cdef int to_missing(Planner m, TaskState ts) except -1
-cdef int to_released(Planner m, TaskState ts, Recs recs) except -1
-cdef int to_waiting(Planner m, TaskState ts, Recs recs) except -1
+cdef int to_fetch(State state, TaskState ts, Recs recs) except -1
+cdef int to_missing(State state, TaskState ts) except -1
+cdef int to_released(State state, TaskState ts, Recs recs) except -1
+cdef int to_waiting(State state, TaskState ts, Recs recs) except -1
 cdef int to_error(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1
 cdef int to_memory(
-    Planner m, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
+    State state, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
     Recs recs, list records,
 ) except -1
-cdef object report_finished(Planner m, TaskState ts, object run_id, object stimulus_id)
+cdef object report_finished(State state, TaskState ts, object run_id, object stimulus_id)

@@ -1,10 +1,9 @@
 """What transitions to the same state have in common."""
 
-from fastworker.core.base cimport expect
 from fastworker.core.log cimport PUT_IN_MEMORY
-from fastworker.core.planning cimport Planner
 from fastworker.core.records cimport finished, held
 from fastworker.core.recommendations cimport Recs
+from fastworker.core.state cimport State, expect
 from fastworker.core.states cimport (
     CONSTRAINED, ERROR, EXECUTING, FETCH, FORGOTTEN, LONG_RUNNING, MEMORY, MISSING, READY, RELEASED,
     WAITING,
@@ -27,31 +26,31 @@ cdef int expect_args(TaskState ts, tuple args, Py_ssize_t n) except -1:
     return 0
 
 
-cdef int to_fetch(Planner m, TaskState ts, Recs recs) except -1:
+cdef int to_fetch(State state, TaskState ts, Recs recs) except -1:
     if not ts.who_has_:
         recs.put(ts, MISSING)
         return 0
     ts.state_ = FETCH
     ts.done = False
-    m.fetch_count += 1
+    state.fetch_count += 1
     expect(ts.prio.n != 0, ts)
-    m.put_in_queues(ts)
+    state.put_in_queues(ts)
     return 0
 
 
-cdef int to_missing(Planner m, TaskState ts) except -1:
-    if m.validate:
+cdef int to_missing(State state, TaskState ts) except -1:
+    if state.validate:
         expect(not ts.who_has_, ts)
     ts.state_ = MISSING
-    m.missing_dep_flight.add(ts)
+    state.missing_dep_flight.add(ts)
     ts.done = False
     return 0
 
 
-cdef int to_released(Planner m, TaskState ts, Recs recs) except -1:
+cdef int to_released(State state, TaskState ts, Recs recs) except -1:
     """Drop all that is held for the task; recommend the same for dependencies it leaves idle."""
     cdef TaskState dep
-    m.purge(ts)
+    state.purge(ts)
     if ts.dependencies_ is not None:
         for dep in ts.dependencies_:
             if not dep.waiters_ and not (
@@ -65,13 +64,13 @@ cdef int to_released(Planner m, TaskState ts, Recs recs) except -1:
     return 0
 
 
-cdef int to_waiting(Planner m, TaskState ts, Recs recs) except -1:
+cdef int to_waiting(State state, TaskState ts, Recs recs) except -1:
     cdef TaskState dep
     cdef set lacking = None
     if ts.dependencies_ is not None:
-        if m.validate:
+        if state.validate:
             for dep in ts.dependencies_:
-                expect(dep.key in m.tasks, dep)
+                expect(dep.key in state.tasks, dep)
         for dep in ts.dependencies_:
             if dep.state_ != MEMORY:
                 if lacking is None:
@@ -85,12 +84,12 @@ cdef int to_waiting(Planner m, TaskState ts, Recs recs) except -1:
     if lacking is None:
         recs.put(ts, READY)
     ts.state_ = WAITING
-    m.waiting.add(ts)
+    state.waiting.add(ts)
     return 0
 
 
 cdef int to_error(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     cdef TaskExtras extras = extras_of(ts)
     expect_args(ts, args, 5)
@@ -106,7 +105,7 @@ cdef int to_error(
         traceback=extras.traceback,
         exception_text=extras.exception_text,
         traceback_text=extras.traceback_text,
-        thread=m.threads.get(ts.key),
+        thread=state.threads.get(ts.key),
         startstops=startstops_snapshot(ts),
         stimulus_id=stimulus_id,
     ))
@@ -114,7 +113,7 @@ cdef int to_error(
 
 
 cdef int to_memory(
-    Planner m, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
+    State state, TaskState ts, tuple args, Report report, object run_id, object stimulus_id,
     Recs recs, list records,
 ) except -1:
     """The only place where values enter the store."""
@@ -122,16 +121,16 @@ cdef int to_memory(
     cdef bint known
     key = ts.key
     value = args[0]  # the callers have checked that it is there
-    if m.validate:
-        expect(key not in m.data_ and ts.state_ != MEMORY, ts)
+    if state.validate:
+        expect(key not in state.data_ and ts.state_ != MEMORY, ts)
     known = ts.nbytes_ != NO_NBYTES
     try:
         if not known:
             set_nbytes(ts, safe_sizeof(value))
-        if m.actors and key in m.actors:
-            m.actors[key] = value
+        if state.actors and key in state.actors:
+            state.actors[key] = value
         else:
-            m.store(ts, value)
+            state.store(ts, value)
     except Exception as e:
         # Its size is no number, or it is larger than what may be held in memory, and not to be
         # spilled: it does not pickle
@@ -141,7 +140,7 @@ cdef int to_memory(
         return 0
 
     ts.state_ = MEMORY
-    m.nbytes += ts.nbytes_
+    state.nbytes += ts.nbytes_
     ts.type = type(value)
 
     if ts.dependents_ is not None:
@@ -153,18 +152,18 @@ cdef int to_memory(
             if dep.state_ == WAITING and dep.waiting_for_data_ is None:
                 recs.put(dep, READY)
 
-    m.log.write(PUT_IN_MEMORY, key, None, stimulus_id, m.now)
+    state.log.write(PUT_IN_MEMORY, key, None, stimulus_id, state.now)
     if report == ADD_KEYS:
         records.append(held(ts, stimulus_id))
     elif report == TASK_FINISHED:
         expect(run_id != NO_RUN_ID, ts)
-        records.append(report_finished(m, ts, run_id, stimulus_id))
+        records.append(report_finished(state, ts, run_id, stimulus_id))
     return 0
 
 
-cdef object report_finished(Planner m, TaskState ts, object run_id, object stimulus_id):
+cdef object report_finished(State state, TaskState ts, object run_id, object stimulus_id):
     """The record that tells the scheduler that the task is in memory."""
-    if m.validate:
-        expect(ts.state_ == MEMORY and m.holds(ts.key) and ts.type is not None, ts)
+    if state.validate:
+        expect(ts.state_ == MEMORY and state.holds(ts.key) and ts.type is not None, ts)
     expect(ts.nbytes_ != NO_NBYTES, ts)
-    return finished(ts, run_id, m.threads.get(ts.key), stimulus_id)
+    return finished(ts, run_id, state.threads.get(ts.key), stimulus_id)

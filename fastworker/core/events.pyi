@@ -1,3 +1,0 @@
-from fastworker.core.machine import Machine
-
-class Events(Machine): ...

@@ -3,13 +3,13 @@
 import logging
 
 from fastworker.core.arrivals cimport report_finished
-from fastworker.core.base cimport expect
 from fastworker.core.log cimport (
     CANCEL_COMPUTE, COMPUTE_TASK, FREE_KEYS, MISSING_DEP, RECEIVE_FROM_SCATTER, REMOVE_REPLICA,
 )
-from fastworker.core.machine cimport Machine
+from fastworker.core.planning cimport ensure_computing
 from fastworker.core.priority cimport append
 from fastworker.core.recommendations cimport Recs
+from fastworker.core.state cimport State, expect
 from fastworker.core.states cimport (
     CONSTRAINED, ERROR, EXECUTING, FETCH, LONG_RUNNING, MEMORY, MISSING, NONE, READY, RELEASED,
     RESCHEDULED, WAITING, state_name,
@@ -107,339 +107,354 @@ cdef int code_of(object cls) except -1:
     )
 
 
-cdef class Events(Machine):
-    """Adds the stimuli."""
+# ------------------------------------------------------------------------------------- the frequent
 
-    # ------------------------------------------------------------------------------ the frequent
+cdef int on_compute_task(
+    State state, object key, object run_id, object who_has, object nbytes, object priority,
+    object run_spec, object resource_restrictions, bint actor, object annotations,
+    object span_id, object stimulus_id, Recs recs, list records,
+) except -1:
+    cdef TaskState dep
+    cdef TaskState ts = state.tasks.get(key)
+    cdef int found_in
+    if type(priority) is not tuple:
+        raise TypeError(f"priority of {key!r} must be a tuple of numbers; got {priority!r}")
+    if ts is None:
+        ts = state.create_task(key)
+    elif logger.isEnabledFor(logging.DEBUG):
+        logger.debug("Asked to compute %s, already known (stimulus_id=%s)", ts, stimulus_id)
+    found_in = ts.state_
+    state.log.write(COMPUTE_TASK, ts.key, None, stimulus_id, state.now, found_in)
+    ts.run_id = run_id
 
-    cdef int on_compute_task(
-        self, object key, object run_id, object who_has, object nbytes, object priority,
-        object run_spec, object resource_restrictions, bint actor, object annotations,
-        object span_id, object stimulus_id, Recs recs, list records,
-    ) except -1:
-        cdef TaskState dep
-        cdef TaskState ts = self.tasks.get(key)
-        cdef int state
-        if type(priority) is not tuple:
-            raise TypeError(f"priority of {key!r} must be a tuple of numbers; got {priority!r}")
-        if ts is None:
-            ts = self.create_task(key)
-        elif logger.isEnabledFor(logging.DEBUG):
-            logger.debug("Asked to compute %s, already known (stimulus_id=%s)", ts, stimulus_id)
-        state = ts.state_
-        self.log.write(COMPUTE_TASK, ts.key, None, stimulus_id, self.now, state)
-        ts.run_id = run_id
-
-        if (
-            state == READY or state == CONSTRAINED or state == EXECUTING or state == LONG_RUNNING
-            or state == WAITING
-        ):
-            return 0
-        if state == MEMORY:
-            records.append(report_finished(self, ts, run_id, stimulus_id))
-            return 0
-
-        recs.put(ts, WAITING)
-        self.lock.discard(ts.run_spec)
-        ts.run_spec = run_spec
-        # Newest first among those that the scheduler finds equally urgent
-        set_priority(ts, priority)
-        if not append(&ts.prio, self.generation):
-            set_priority(ts, (*priority, self.generation))
-        self.generation -= 1
-        if actor:
-            self.actors[ts.key] = None
-        self.discard_error(ts)
-        clear_error(ts, True)
-        ts.annotations = annotations
-        ts.span_id = span_id
-        # While it still runs, the resources to be given back are those it took
-        if ts.previous_ != EXECUTING and ts.previous_ != LONG_RUNNING:
-            ts.resource_restrictions_ = resource_restrictions
-
-        if self.validate and (who_has or nbytes):
-            expect(who_has.keys() == nbytes.keys(), who_has)
-            for workers in who_has.values():
-                expect(bool(workers) and len(workers) == len(set(workers)), who_has)
-        if nbytes:
-            if ts.dependencies_ is None:
-                ts.dependencies_ = set()
-            for dep_key, dep_nbytes in nbytes.items():
-                dep = self.ensure_task_exists(dep_key, ts, stimulus_id)
-                if dep.state_ != MEMORY:
-                    set_nbytes(dep, dep_nbytes)
-                ts.dependencies_.add(dep)
-                if dep.dependents_ is None:
-                    dep.dependents_ = set()
-                dep.dependents_.add(ts)
-        if who_has:
-            self.update_who_has(who_has)
+    if (
+        found_in == READY or found_in == CONSTRAINED or found_in == EXECUTING
+        or found_in == LONG_RUNNING or found_in == WAITING
+    ):
+        return 0
+    if found_in == MEMORY:
+        records.append(report_finished(state, ts, run_id, stimulus_id))
         return 0
 
-    cdef int on_success(
-        self, object key, object run_id, object value, double start, double stop, object nbytes,
-        object type, Recs recs,
-    ) except -1:
-        cdef TaskState ts = self.end_execution(key, recs)
-        add_compute_times(ts, start, stop)
-        set_nbytes(ts, nbytes)
-        ts.type = type
-        recs.put_args(ts, MEMORY, (value, run_id))
-        return 0
+    recs.put(ts, WAITING)
+    state.lock.discard(ts.run_spec)
+    ts.run_spec = run_spec
+    # Newest first among those that the scheduler finds equally urgent
+    set_priority(ts, priority)
+    if not append(&ts.prio, state.generation):
+        set_priority(ts, (*priority, state.generation))
+    state.generation -= 1
+    if actor:
+        state.actors[ts.key] = None
+    state.discard_error(ts)
+    clear_error(ts, True)
+    ts.annotations = annotations
+    ts.span_id = span_id
+    # While it still runs, the resources to be given back are those it took
+    if ts.previous_ != EXECUTING and ts.previous_ != LONG_RUNNING:
+        ts.resource_restrictions_ = resource_restrictions
 
-    cdef int on_data(
-        self, object worker, object total_nbytes, object data, object stimulus_id, Recs recs
-    ) except -1:
-        """A transfer came through; it may hold less than was asked for."""
-        cdef TaskState ts
-        for ts in self.end_transfer(worker, total_nbytes):
-            if ts.key in data:
-                recs.put_args(ts, MEMORY, (data[ts.key], ts.run_id))
-                continue
-            self.log.write(MISSING_DEP, ts.key, None, stimulus_id, self.now)
-            if self.validate:
-                expect(ts.state_ != FETCH and ts not in self.data_needed[worker], ts)
-            if ts.who_has_ is not None:
-                ts.who_has_.discard(worker)
-            if worker in self.has_what:
-                self.has_what[worker].discard(ts.key)
-            recs.put(ts, FETCH)
-        return 0
+    if state.validate and (who_has or nbytes):
+        expect(who_has.keys() == nbytes.keys(), who_has)
+        for workers in who_has.values():
+            expect(bool(workers) and len(workers) == len(set(workers)), who_has)
+    if nbytes:
+        if ts.dependencies_ is None:
+            ts.dependencies_ = set()
+        for dep_key, dep_nbytes in nbytes.items():
+            dep = state.ensure_task_exists(dep_key, ts, stimulus_id)
+            if dep.state_ != MEMORY:
+                set_nbytes(dep, dep_nbytes)
+            ts.dependencies_.add(dep)
+            if dep.dependents_ is None:
+                dep.dependents_ = set()
+            dep.dependents_.add(ts)
+    if who_has:
+        state.update_who_has(who_has)
+    return 0
 
-    cdef int on_free_keys(self, object keys, object stimulus_id, Recs recs) except -1:
-        cdef TaskState ts
-        self.log.write(FREE_KEYS, keys, None, stimulus_id, self.now)
-        for key in keys:
-            ts = self.tasks.get(key)
-            if ts is not None:
-                recs.put(ts, RELEASED)
-        return 0
 
-    # -------------------------------------------------------------------------- shared by several
+cdef int on_success(
+    State state, object key, object run_id, object value, double start, double stop, object nbytes,
+    object type, Recs recs,
+) except -1:
+    cdef TaskState ts = end_execution(state, key, recs)
+    add_compute_times(ts, start, stop)
+    set_nbytes(ts, nbytes)
+    ts.type = type
+    recs.put_args(ts, MEMORY, (value, run_id))
+    return 0
 
-    cdef list end_transfer(self, object worker, object total_nbytes):
-        """The tasks of a transfer that has ended, in whichever state they are by now."""
-        cdef TaskState ts
-        cdef list out = []
-        self.transfer_incoming_bytes -= total_nbytes
-        for key in self.in_flight_workers.pop(worker):
-            ts = self.tasks[key]
-            ts.done = True
-            ts.coming_from = None
-            self.in_flight_tasks.remove(ts)
-            out.append(ts)
-        return out
 
-    cdef TaskState end_execution(self, object key, Recs recs):
-        """The task whose code has ended, in whichever state it is by now; its thread is free."""
-        cdef TaskState ts = self.tasks.get(key)
-        expect(ts is not None, key)
-        if self.validate:
-            expect((ts in self.executing) != (ts in self.long_running), ts)
+cdef int on_data(
+    State state, object worker, object total_nbytes, object data, object stimulus_id, Recs recs
+) except -1:
+    """A transfer came through; it may hold less than was asked for."""
+    cdef TaskState ts
+    for ts in end_transfer(state, worker, total_nbytes):
+        if ts.key in data:
+            recs.put_args(ts, MEMORY, (data[ts.key], ts.run_id))
+            continue
+        state.log.write(MISSING_DEP, ts.key, None, stimulus_id, state.now)
+        if state.validate:
+            expect(ts.state_ != FETCH and ts not in state.data_needed[worker], ts)
+        if ts.who_has_ is not None:
+            ts.who_has_.discard(worker)
+        if worker in state.has_what:
+            state.has_what[worker].discard(ts.key)
+        recs.put(ts, FETCH)
+    return 0
+
+
+cdef int on_free_keys(State state, object keys, object stimulus_id, Recs recs) except -1:
+    cdef TaskState ts
+    state.log.write(FREE_KEYS, keys, None, stimulus_id, state.now)
+    for key in keys:
+        ts = state.tasks.get(key)
+        if ts is not None:
+            recs.put(ts, RELEASED)
+    return 0
+
+
+# -------------------------------------------------------------------------------- shared by several
+
+cdef list end_transfer(State state, object worker, object total_nbytes):
+    """The tasks of a transfer that has ended, in whichever state they are by now."""
+    cdef TaskState ts
+    cdef list out = []
+    state.transfer_incoming_bytes -= total_nbytes
+    for key in state.in_flight_workers.pop(worker):
+        ts = state.tasks[key]
         ts.done = True
-        self.executed_count += 1
-        self.take_resources(ts, -1)
-        self.executing.discard(ts)
-        self.long_running.discard(ts)
-        self.ensure_computing(recs)
-        expect(not recs.has(ts), ts)
-        return ts
+        ts.coming_from = None
+        state.in_flight_tasks.remove(ts)
+        out.append(ts)
+    return out
 
-    # ----------------------------------------------------------------------------- event by event
 
-    cdef int handle(self, object event, Recs recs, list records) except -1:
-        cdef TaskState ts
-        cdef object number = CODES.get(type(event))
-        cdef int code = code_of(type(event)) if number is None else number
-        if code == COMPUTE_TASK_EVENT:
-            return self.on_compute_task(
-                event.key, event.run_id, event.who_has, event.nbytes, event.priority,
-                event.run_spec, event.resource_restrictions, event.actor, event.annotations,
-                event.span_id, event.stimulus_id, recs, records,
-            )
-        if code == EXECUTE_SUCCESS_EVENT:
-            return self.on_success(
-                event.key, event.run_id, event.value, event.start, event.stop, event.nbytes,
-                event.type, recs,
-            )
-        if code == GATHER_SUCCESS_EVENT:
-            return self.on_data(
-                event.worker, event.total_nbytes, event.data, event.stimulus_id, recs
-            )
-        if code == FREE_KEYS_EVENT:
-            return self.on_free_keys(event.keys, event.stimulus_id, recs)
-        if code == UPDATE_DATA_EVENT:
-            return self.handle_update_data(event, recs)
-        if code == ACQUIRE_REPLICAS_EVENT:
-            return self.handle_acquire_replicas(event, recs)
-        if code == REMOVE_REPLICAS_EVENT:
-            return self.handle_remove_replicas(event, recs)
-        if code == REFRESH_WHO_HAS_EVENT:
-            return self.handle_refresh_who_has(event, recs)
-        if code == GATHER_BUSY_EVENT:
-            return self.handle_busy(event, recs, records)
-        if code == GATHER_NETWORK_FAILURE_EVENT:
-            return self.handle_network_failure(event, recs)
-        if code == GATHER_FAILURE_EVENT:
-            return self.handle_gather_failure(event, recs)
-        if code == REMOVE_WORKER_EVENT:
-            return self.handle_remove_worker(event, recs)
-        if code == EXECUTE_FAILURE_EVENT:
-            return self.handle_failure(event, recs)
-        if code == STEAL_REQUEST_EVENT:
-            return self.handle_steal_request(event, recs, records)
-        if code == CANCEL_COMPUTE_EVENT:
-            return self.handle_cancel_compute(event, recs)
-        if code == FIND_MISSING_EVENT:
-            return self.handle_find_missing(event, records)
-        if code == RESCHEDULE_EVENT:
-            ts = self.end_execution(event.key, recs)
-            recs.put(ts, RESCHEDULED)
-        elif code == SECEDE_EVENT:
-            ts = self.tasks.get(event.key)
-            if ts is not None:
-                recs.put_args(ts, LONG_RUNNING, (event.compute_duration,))
-        elif code == RETRY_BUSY_WORKER_EVENT:
-            self.busy_workers.discard(event.worker)
-        elif code == PAUSE_EVENT:
-            self.running = False
-        else:
-            self.running = True
-            self.ensure_computing(recs)
-        return 0
+cdef TaskState end_execution(State state, object key, Recs recs):
+    """The task whose code has ended, in whichever state it is by now; its thread is free."""
+    cdef TaskState ts = state.tasks.get(key)
+    expect(ts is not None, key)
+    if state.validate:
+        expect((ts in state.executing) != (ts in state.long_running), ts)
+    ts.done = True
+    state.executed_count += 1
+    state.take_resources(ts, -1)
+    state.executing.discard(ts)
+    state.long_running.discard(ts)
+    ensure_computing(state, recs)
+    expect(not recs.has(ts), ts)
+    return ts
 
-    cdef int handle_update_data(self, object ev, Recs recs) except -1:
-        """Data scattered by a client: into memory, in whichever state the task was."""
-        cdef TaskState ts
-        for key, value in ev.data.items():
-            ts = self.tasks.get(key)
-            if ts is None:
-                ts = self.create_task(key)
-            recs.put_args(ts, MEMORY, (value, NO_RUN_ID))
-            self.log.write(RECEIVE_FROM_SCATTER, key, None, ev.stimulus_id, self.now, ts.state_)
-        return 0
 
-    cdef int handle_acquire_replicas(self, object ev, Recs recs) except -1:
-        cdef TaskState ts
-        if self.validate:
-            expect(ev.who_has.keys() == ev.nbytes.keys(), ev)
-            expect(all(ev.who_has.values()), ev)
-        for key, nbytes in ev.nbytes.items():
-            ts = self.ensure_task_exists(key, None, ev.stimulus_id)
-            if ts.state_ != MEMORY:
-                set_nbytes(ts, nbytes)
-                recs.put(ts, FETCH)
-        return self.update_who_has(ev.who_has)
+# ----------------------------------------------------------------------------------- event by event
 
-    cdef int handle_remove_replicas(self, object ev, Recs recs) except -1:
-        """Only what is in memory goes, and nothing that a running task may be about to read."""
-        cdef TaskState ts, dep
-        for key in ev.keys:
-            ts = self.tasks.get(key)
-            if ts is None or ts.state_ != MEMORY:
-                continue
-            for dep in need(ts.dependents_):
-                if dep.state_ == EXECUTING or dep.state_ == LONG_RUNNING:
-                    raise RuntimeError(
-                        f"cannot remove the replica of {key!r}: "
-                        f"{dep.key!r} is {state_name(dep.state_)} and needs it"
-                    )
-            self.log.write(REMOVE_REPLICA, ts.key, None, ev.stimulus_id, self.now)
-            recs.put(ts, RELEASED)
-        return 0
+cdef int handle(State state, object event, Recs recs, list records) except -1:
+    cdef TaskState ts
+    cdef object number = CODES.get(type(event))
+    cdef int code = code_of(type(event)) if number is None else number
+    if code == COMPUTE_TASK_EVENT:
+        return on_compute_task(
+            state, event.key, event.run_id, event.who_has, event.nbytes, event.priority,
+            event.run_spec, event.resource_restrictions, event.actor, event.annotations,
+            event.span_id, event.stimulus_id, recs, records,
+        )
+    if code == EXECUTE_SUCCESS_EVENT:
+        return on_success(
+            state, event.key, event.run_id, event.value, event.start, event.stop, event.nbytes,
+            event.type, recs,
+        )
+    if code == GATHER_SUCCESS_EVENT:
+        return on_data(
+            state, event.worker, event.total_nbytes, event.data, event.stimulus_id, recs
+        )
+    if code == FREE_KEYS_EVENT:
+        return on_free_keys(state, event.keys, event.stimulus_id, recs)
+    if code == UPDATE_DATA_EVENT:
+        return handle_update_data(state, event, recs)
+    if code == ACQUIRE_REPLICAS_EVENT:
+        return handle_acquire_replicas(state, event, recs)
+    if code == REMOVE_REPLICAS_EVENT:
+        return handle_remove_replicas(state, event, recs)
+    if code == REFRESH_WHO_HAS_EVENT:
+        return handle_refresh_who_has(state, event, recs)
+    if code == GATHER_BUSY_EVENT:
+        return handle_busy(state, event, recs, records)
+    if code == GATHER_NETWORK_FAILURE_EVENT:
+        return handle_network_failure(state, event, recs)
+    if code == GATHER_FAILURE_EVENT:
+        return handle_gather_failure(state, event, recs)
+    if code == REMOVE_WORKER_EVENT:
+        return handle_remove_worker(state, event, recs)
+    if code == EXECUTE_FAILURE_EVENT:
+        return handle_failure(state, event, recs)
+    if code == STEAL_REQUEST_EVENT:
+        return handle_steal_request(state, event, recs, records)
+    if code == CANCEL_COMPUTE_EVENT:
+        return handle_cancel_compute(state, event, recs)
+    if code == FIND_MISSING_EVENT:
+        return handle_find_missing(state, event, records)
+    if code == RESCHEDULE_EVENT:
+        ts = end_execution(state, event.key, recs)
+        recs.put(ts, RESCHEDULED)
+    elif code == SECEDE_EVENT:
+        ts = state.tasks.get(event.key)
+        if ts is not None:
+            recs.put_args(ts, LONG_RUNNING, (event.compute_duration,))
+    elif code == RETRY_BUSY_WORKER_EVENT:
+        state.busy_workers.discard(event.worker)
+    elif code == PAUSE_EVENT:
+        state.running = False
+    else:
+        state.running = True
+        ensure_computing(state, recs)
+    return 0
 
-    cdef int handle_refresh_who_has(self, object ev, Recs recs) except -1:
-        cdef TaskState ts
-        self.update_who_has(ev.who_has)
-        for key in ev.who_has:
-            ts = self.tasks.get(key)
-            if ts is None:
-                continue
-            if ts.who_has_ and ts.state_ == MISSING:
-                recs.put(ts, FETCH)
-            elif not ts.who_has_ and ts.state_ == FETCH:
-                recs.put(ts, MISSING)
-        return 0
 
-    cdef int handle_busy(self, object ev, Recs recs, list records) except -1:
-        """Send the peer no requests for a while; look for other holders of the keys."""
-        cdef TaskState ts
-        cdef list nowhere_else = []
-        self.busy_workers.add(ev.worker)
-        for ts in self.end_transfer(ev.worker, ev.total_nbytes):
+cdef int handle_update_data(State state, object ev, Recs recs) except -1:
+    """Data scattered by a client: into memory, in whichever state the task was."""
+    cdef TaskState ts
+    for key, value in ev.data.items():
+        ts = state.tasks.get(key)
+        if ts is None:
+            ts = state.create_task(key)
+        recs.put_args(ts, MEMORY, (value, NO_RUN_ID))
+        state.log.write(RECEIVE_FROM_SCATTER, key, None, ev.stimulus_id, state.now, ts.state_)
+    return 0
+
+
+cdef int handle_acquire_replicas(State state, object ev, Recs recs) except -1:
+    cdef TaskState ts
+    if state.validate:
+        expect(ev.who_has.keys() == ev.nbytes.keys(), ev)
+        expect(all(ev.who_has.values()), ev)
+    for key, nbytes in ev.nbytes.items():
+        ts = state.ensure_task_exists(key, None, ev.stimulus_id)
+        if ts.state_ != MEMORY:
+            set_nbytes(ts, nbytes)
             recs.put(ts, FETCH)
-            if need(ts.who_has_) <= self.busy_workers:
-                nowhere_else.append(ts.key)
-        records.append(RetryBusyWorkerLater(worker=ev.worker, stimulus_id=ev.stimulus_id))
-        if nowhere_else:
-            records.append(RequestRefreshWhoHasMsg(keys=nowhere_else, stimulus_id=ev.stimulus_id))
-        return 0
+    return state.update_who_has(ev.who_has)
 
-    cdef int handle_network_failure(self, object ev, Recs recs) except -1:
-        """Take the peer for dead: forget it as a holder of all keys."""
-        cdef TaskState ts
-        for ts in self.end_transfer(ev.worker, ev.total_nbytes):
-            self.log.write(MISSING_DEP, ts.key, None, ev.stimulus_id, self.now)
-            recs.put(ts, FETCH)
-        return self.handle_remove_worker(ev, recs)
 
-    cdef int handle_gather_failure(self, object ev, Recs recs) except -1:
-        """What came could not be read: an error of every task of the transfer."""
-        cdef TaskState ts
-        for ts in self.end_transfer(ev.worker, ev.total_nbytes):
-            recs.put_args(ts, ERROR, (
-                ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ts.run_id
-            ))
-        return 0
-
-    cdef int handle_remove_worker(self, object ev, Recs recs) except -1:
-        cdef list missing = []
-        self.forget_holder(ev.worker, missing)
-        for ts in missing:
-            recs.put(ts, MISSING)
-        return 0
-
-    cdef int handle_failure(self, object ev, Recs recs) except -1:
-        cdef TaskState ts = self.end_execution(ev.key, recs)
-        if ev.start is not None and ev.stop is not None:
-            add_compute_times(ts, ev.start, ev.stop)
-        recs.put_args(ts, ERROR, (
-            ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ev.run_id
-        ))
-        return 0
-
-    cdef int handle_steal_request(self, object ev, Recs recs, list records) except -1:
-        """Release the task if it has not begun. A constrained one holds no resources yet."""
-        cdef TaskState ts = self.tasks.get(ev.key)
-        cdef int state = NONE if ts is None else ts.state_
-        records.append(StealResponseMsg(
-            key=ev.key, state=state_name(state), stimulus_id=ev.stimulus_id
-        ))
-        if state == READY or state == CONSTRAINED or state == WAITING:
-            recs.put(ts, RELEASED)
-        return 0
-
-    cdef int handle_cancel_compute(self, object ev, Recs recs) except -1:
-        """Release the task if it has not begun."""
-        cdef TaskState ts = self.tasks.get(ev.key)
-        if ts is None or not (
-            ts.state_ == READY or ts.state_ == CONSTRAINED or ts.state_ == WAITING
-        ):
-            return 0
-        self.log.write(CANCEL_COMPUTE, ts.key, None, ev.stimulus_id, self.now)
-        expect(not ts.dependents_, ts)
+cdef int handle_remove_replicas(State state, object ev, Recs recs) except -1:
+    """Only what is in memory goes, and nothing that a running task may be about to read."""
+    cdef TaskState ts, dep
+    for key in ev.keys:
+        ts = state.tasks.get(key)
+        if ts is None or ts.state_ != MEMORY:
+            continue
+        for dep in need(ts.dependents_):
+            if dep.state_ == EXECUTING or dep.state_ == LONG_RUNNING:
+                raise RuntimeError(
+                    f"cannot remove the replica of {key!r}: "
+                    f"{dep.key!r} is {state_name(dep.state_)} and needs it"
+                )
+        state.log.write(REMOVE_REPLICA, ts.key, None, ev.stimulus_id, state.now)
         recs.put(ts, RELEASED)
-        return 0
+    return 0
 
-    cdef int handle_find_missing(self, object ev, list records) except -1:
-        cdef TaskState ts
-        if not self.missing_dep_flight:
-            return 0
-        if self.validate:
-            for ts in self.missing_dep_flight:
-                expect(not ts.who_has_, ts)
-        records.append(RequestRefreshWhoHasMsg(
-            keys=[(<TaskState>ts).key for ts in self.missing_dep_flight],
-            stimulus_id=ev.stimulus_id,
+
+cdef int handle_refresh_who_has(State state, object ev, Recs recs) except -1:
+    cdef TaskState ts
+    state.update_who_has(ev.who_has)
+    for key in ev.who_has:
+        ts = state.tasks.get(key)
+        if ts is None:
+            continue
+        if ts.who_has_ and ts.state_ == MISSING:
+            recs.put(ts, FETCH)
+        elif not ts.who_has_ and ts.state_ == FETCH:
+            recs.put(ts, MISSING)
+    return 0
+
+
+cdef int handle_busy(State state, object ev, Recs recs, list records) except -1:
+    """Send the peer no requests for a while; look for other holders of the keys."""
+    cdef TaskState ts
+    cdef list nowhere_else = []
+    state.busy_workers.add(ev.worker)
+    for ts in end_transfer(state, ev.worker, ev.total_nbytes):
+        recs.put(ts, FETCH)
+        if need(ts.who_has_) <= state.busy_workers:
+            nowhere_else.append(ts.key)
+    records.append(RetryBusyWorkerLater(worker=ev.worker, stimulus_id=ev.stimulus_id))
+    if nowhere_else:
+        records.append(RequestRefreshWhoHasMsg(keys=nowhere_else, stimulus_id=ev.stimulus_id))
+    return 0
+
+
+cdef int handle_network_failure(State state, object ev, Recs recs) except -1:
+    """Take the peer for dead: forget it as a holder of all keys."""
+    cdef TaskState ts
+    for ts in end_transfer(state, ev.worker, ev.total_nbytes):
+        state.log.write(MISSING_DEP, ts.key, None, ev.stimulus_id, state.now)
+        recs.put(ts, FETCH)
+    return handle_remove_worker(state, ev, recs)
+
+
+cdef int handle_gather_failure(State state, object ev, Recs recs) except -1:
+    """What came could not be read: an error of every task of the transfer."""
+    cdef TaskState ts
+    for ts in end_transfer(state, ev.worker, ev.total_nbytes):
+        recs.put_args(ts, ERROR, (
+            ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ts.run_id
         ))
+    return 0
+
+
+cdef int handle_remove_worker(State state, object ev, Recs recs) except -1:
+    cdef list missing = []
+    state.forget_holder(ev.worker, missing)
+    for ts in missing:
+        recs.put(ts, MISSING)
+    return 0
+
+
+cdef int handle_failure(State state, object ev, Recs recs) except -1:
+    cdef TaskState ts = end_execution(state, ev.key, recs)
+    if ev.start is not None and ev.stop is not None:
+        add_compute_times(ts, ev.start, ev.stop)
+    recs.put_args(ts, ERROR, (
+        ev.exception, ev.traceback, ev.exception_text, ev.traceback_text, ev.run_id
+    ))
+    return 0
+
+
+cdef int handle_steal_request(State state, object ev, Recs recs, list records) except -1:
+    """Release the task if it has not begun. A constrained one holds no resources yet."""
+    cdef TaskState ts = state.tasks.get(ev.key)
+    cdef int found_in = NONE if ts is None else ts.state_
+    records.append(StealResponseMsg(
+        key=ev.key, state=state_name(found_in), stimulus_id=ev.stimulus_id
+    ))
+    if found_in == READY or found_in == CONSTRAINED or found_in == WAITING:
+        recs.put(ts, RELEASED)
+    return 0
+
+
+cdef int handle_cancel_compute(State state, object ev, Recs recs) except -1:
+    """Release the task if it has not begun."""
+    cdef TaskState ts = state.tasks.get(ev.key)
+    if ts is None or not (
+        ts.state_ == READY or ts.state_ == CONSTRAINED or ts.state_ == WAITING
+    ):
         return 0
+    state.log.write(CANCEL_COMPUTE, ts.key, None, ev.stimulus_id, state.now)
+    expect(not ts.dependents_, ts)
+    recs.put(ts, RELEASED)
+    return 0
+
+
+cdef int handle_find_missing(State state, object ev, list records) except -1:
+    cdef TaskState ts
+    if not state.missing_dep_flight:
+        return 0
+    if state.validate:
+        for ts in state.missing_dep_flight:
+            expect(not ts.who_has_, ts)
+    records.append(RequestRefreshWhoHasMsg(
+        keys=[(<TaskState>ts).key for ts in state.missing_dep_flight],
+        stimulus_id=ev.stimulus_id,
+    ))
+    return 0

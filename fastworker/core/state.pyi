@@ -1,56 +1,87 @@
-from collections.abc import Collection, Container, Mapping
-from typing import Any, ClassVar
+from collections import defaultdict
+from collections.abc import Mapping, MutableMapping
+from random import Random
+from typing import Any
 
-from distributed.worker_state_machine import Instruction, StateMachineEvent
+from distributed.diagnostics.plugin import WorkerPlugin
 
-from fastworker.core.events import Events
-from fastworker.core.records import _Record
+from fastworker.core.counters import TaskCounter
+from fastworker.core.lock import Lock
+from fastworker.core.log import StimulusLog, TransitionLog
+from fastworker.core.ready import ReadyQueue
 from fastworker.core.task import TaskState
 
-TRANSITIONS: frozenset[tuple[str, str]]
+class PeerQueues(dict[str, ReadyQueue]):
+    def __missing__(self, address: str) -> ReadyQueue: ...
 
-class WorkerState(Events):
-    _TRANSITIONS_TABLE: ClassVar[dict[tuple[str, str], str]]
+class State:
+    @property
+    def lock(self) -> Lock: ...
+    address: str
+    data: MutableMapping[Any, Any]
+    threads: dict[Any, int]
+    plugins: dict[str, WorkerPlugin]
+    actors: dict[Any, Any]
+    tasks: dict[Any, TaskState]
+    nthreads: int
+    running: bool
+    transfer_incoming_count_limit: int
+    transfer_incoming_bytes_limit: float
+    transfer_incoming_bytes_throttle_threshold: int
+    transfer_message_bytes_limit: float
+    total_resources: dict[str, float]
+    available_resources: dict[str, float]
+    fetch_count: int
+    transfer_incoming_count_total: int
+    transfer_incoming_bytes: int
+    generation: int
+    executed_count: int
+    nbytes: int
+    transition_counter: int
+    transition_counter_max: int | bool
+    validate: bool
+    rng: Random
 
-    def handle_stimulus(self, *stims: StateMachineEvent) -> list[Instruction]: ...
-    def handle_events(self, stims: tuple[StateMachineEvent, ...]) -> list[_Record]: ...
-    def compute_task(
+    def __init__(
         self,
-        key: Any,
-        run_id: int,
-        priority: tuple[Any, ...] | list[Any],
-        run_spec: Any,
-        who_has: Mapping[Any, Collection[str]] | None,
-        nbytes: Mapping[Any, int] | None,
-        resource_restrictions: dict[str, float] | None,
-        actor: bool,
-        annotations: dict[str, Any] | None,
-        span_id: str | None,
-        stimulus_id: str,
-    ) -> list[_Record]: ...
-    def task_done(
-        self,
-        key: Any,
-        run_id: int,
-        value: Any,
-        start: float,
-        stop: float,
-        nbytes: int,
-        type: type,
-        stimulus_id: str,
-    ) -> list[_Record]: ...
-    def free_keys(self, keys: Collection[Any], stimulus_id: str) -> list[_Record]: ...
+        *,
+        nthreads: int = 1,
+        address: str | None = None,
+        data: MutableMapping[Any, Any] | None = None,
+        threads: dict[Any, int] | None = None,
+        plugins: dict[str, WorkerPlugin] | None = None,
+        resources: Mapping[str, float] | None = None,
+        transfer_incoming_count_limit: int = 9999,
+        validate: bool = True,
+        transition_counter_max: int | bool = False,
+        transfer_incoming_bytes_limit: float = ...,
+        transfer_message_bytes_limit: float = ...,
+    ) -> None: ...
     @property
-    def executing_count(self) -> int: ...
+    def ready(self) -> ReadyQueue: ...
     @property
-    def all_running_tasks(self) -> set[TaskState]: ...
+    def constrained(self) -> ReadyQueue: ...
     @property
-    def in_flight_tasks_count(self) -> int: ...
+    def waiting(self) -> set[TaskState]: ...
     @property
-    def transfer_incoming_count(self) -> int: ...
-    def _update_who_has(self, who_has: Mapping[Any, Collection[str]]) -> None: ...
-    def story(self, *keys_or_tasks_or_stimuli: Any) -> list[tuple[Any, ...]]: ...
-    def stimulus_story(self, *keys_or_tasks: Any) -> list[StateMachineEvent]: ...
-    def validate_task(self, ts: TaskState) -> None: ...
-    def validate_state(self) -> None: ...
-    def _to_dict(self, *, exclude: Container[str] = ()) -> dict[str, Any]: ...
+    def executing(self) -> set[TaskState]: ...
+    @property
+    def long_running(self) -> set[TaskState]: ...
+    @property
+    def missing_dep_flight(self) -> set[TaskState]: ...
+    @property
+    def in_flight_tasks(self) -> set[TaskState]: ...
+    @property
+    def has_what(self) -> defaultdict[str, set[Any]]: ...
+    @property
+    def data_needed(self) -> PeerQueues: ...
+    @property
+    def in_flight_workers(self) -> dict[str, set[Any]]: ...
+    @property
+    def busy_workers(self) -> set[str]: ...
+    @property
+    def log(self) -> TransitionLog: ...
+    @property
+    def stimulus_log(self) -> StimulusLog: ...
+    @property
+    def task_counter(self) -> TaskCounter: ...

@@ -1,341 +1,354 @@
-"""The whole state machine, as Python code sees it."""
+"""The worker's state: the books on every task and every peer, limits, and the lock."""
 
-from distributed._stories import worker_story
-from distributed.utils import recursive_to_dict
-from distributed.worker_state_machine import (
-    ComputeTaskEvent,
-    ExecuteSuccessEvent,
-    FindMissingEvent,
-    FreeKeysEvent,
-    GatherDepSuccessEvent,
-    UpdateDataEvent,
-)
+import logging
+import math
+import random
+from collections import defaultdict
 
 from fastworker.core.clock cimport wall_clock
-from fastworker.core.events cimport Events
-from fastworker.core.records cimport to_instructions
+from fastworker.core.counters cimport TaskCounter
+from fastworker.core.lock cimport Lock
+from fastworker.core.log cimport ENSURE_TASK_EXISTS, StimulusLog, TransitionLog
+from fastworker.core.ready cimport ReadyQueue
 from fastworker.core.recommendations cimport Recs
-from fastworker.core.task cimport TaskState
+from fastworker.core.states cimport FETCH, MEMORY, NONE
+from fastworker.core.task cimport (
+    NO_NBYTES, TaskState, clear_error, need, new_task, set_priority,
+)
+from fastworker.core.storage cimport MISSING, Storage
 
-from fastworker.core import validation
-from fastworker.core.transitions import TRANSITIONS
+import dask
+
+logger = logging.getLogger("distributed.worker.state_machine")
+
+cdef double SLOW_WRITE = 0.005  # seconds; a mapping that takes longer has written to disk
 
 
-cdef set keys_of(tuple keys_or_tasks):
-    return {(<TaskState>x).key if isinstance(x, TaskState) else x for x in keys_or_tasks}
+cdef int expect(bint ok, object what) except -1:
+    """An invariant that stock asserts too: AssertionError, python -O or not."""
+    if not ok:
+        raise AssertionError(what)
+    return 0
 
 
-cdef class WorkerState(Events):
-    """State machine of all tasks on a worker: stimuli in, instructions out.
+class PeerQueues(dict):
+    """{address: ReadyQueue}; asking for an unknown peer makes an empty queue."""
 
-    It takes the same arguments and events, gives the same instructions and has the same attributes
-    as ``distributed.worker_state_machine.WorkerState``, which defines what they mean. It does no
-    I/O and starts no threads. Any thread may call it. `lock` is held while a stimulus is handled; a
-    caller that reads several attributes holds it too, so that they are of one moment.
+    __slots__ = ()
 
-    Parameters
-    ----------
-    nthreads: int
-        How many tasks may run at once.
-    address: str
-        The worker's own address. May be set later, before the first stimulus.
-    data: MutableMapping
-        Where results are kept.
-    threads: dict
-        {key: thread id}, filled in by the worker.
-    plugins: dict
-        {name: WorkerPlugin}; their ``transition`` methods are told of every transition.
-    resources: dict
-        {name: amount} of the abstract resources that tasks can ask for.
-    transfer_incoming_count_limit: int
-        How many peers to fetch from at once.
-    validate: bool
-        Check invariants after each stimulus: slow, for tests.
-    transition_counter_max: int or False
-        Raise TransitionCounterMaxExceeded at this many transitions, to catch endless loops.
-    transfer_incoming_bytes_limit: float
-        How many bytes may be on their way to this worker at once.
-    transfer_message_bytes_limit: float
-        How many bytes to ask one peer for at once.
+    def __missing__(self, address):
+        queue = self[address] = ReadyQueue()
+        return queue
+
+
+cdef class State:
+    """The books, and the helpers that keep them consistent.
+
+    What happens to them is functions that take the state: `planning`, `transitions`, `machine`,
+    `events`. Python code sees a `WorkerState`.
     """
 
-    _TRANSITIONS_TABLE = {pair: "-".join(pair) for pair in sorted(TRANSITIONS)}
+    def __cinit__(self, *args, **kwargs):
+        # What compiled code relies on exists before any __init__, a subclass's included
+        self.lock = Lock()
+        self.data = {}
+        self.threads = {}
+        self.plugins = {}
+        self.actors = {}
+        self.total_resources = {}
+        self.available_resources = {}
 
-    # --------------------------------------------------------------------------------- stimuli
+        self.remote = {}
+        self.tasks = {}
+        self.ready = ReadyQueue()
+        self.constrained = ReadyQueue()
+        self.waiting = set()
+        self.executing = set()
+        self.long_running = set()
+        self.missing_dep_flight = set()
+        self.in_flight_tasks = set()
 
-    def handle_stimulus(self, *stims):
-        """Process events of ``distributed.worker_state_machine``, one after the other.
+        self.has_what = defaultdict(set)
+        self.data_needed = PeerQueues()
+        self.in_flight_workers = {}
+        self.busy_workers = set()
 
-        Returns
-        -------
-        list of distributed.worker_state_machine.Instruction
+        maxlen = dask.config.get("distributed.admin.low-level-log-length")
+        self.log = TransitionLog(maxlen)
+        self.stimulus_log = StimulusLog(maxlen)
+        self.log.lock = self.stimulus_log.lock = self.lock
+        self.task_counter = TaskCounter()
+        self.rng = random.Random(0)
+        self.touched = Recs.__new__(Recs)
 
-        Raises
-        ------
-        TypeError
-            For something that is no such event.
-        distributed.worker_state_machine.InvalidTransition, InvalidTaskState
-            As stock's, on a broken state.
-        """
-        return to_instructions(self.handle_events(stims))
+        self.running = True
+        self.transfer_incoming_bytes_throttle_threshold = 10_000_000
 
-    cpdef list handle_events(self, tuple stims):
-        """The same, but the answer is records (see records.pxd)."""
-        cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = self.take_recs()
-            for event in stims:
-                self.begin()
-                self.log_event(event)
-                self.handle(event, recs, records)
-                self.run_transitions(recs, event.stimulus_id, records)
-            self.give_recs(recs)
-        finally:
-            self.lock.release()
-        return records
+    def __init__(
+        self, *,
+        nthreads=1,
+        address=None,
+        data=None,
+        threads=None,
+        plugins=None,
+        resources=None,
+        transfer_incoming_count_limit=9999,
+        validate=True,
+        transition_counter_max=False,
+        transfer_incoming_bytes_limit=math.inf,
+        transfer_message_bytes_limit=math.inf,
+    ):
+        self.nthreads = nthreads
+        self.address_ = address or None
+        # The worker passes these by reference; without a worker the state makes its own
+        if data is not None:
+            self.data = data
+        if threads is not None:
+            self.threads = threads
+        if plugins is not None:
+            self.plugins = plugins
+        if resources is not None:
+            self.total_resources = dict(resources)
+            self.available_resources = dict(resources)
+        self.transfer_incoming_count_limit = transfer_incoming_count_limit
+        self.transfer_incoming_bytes_limit = transfer_incoming_bytes_limit
+        self.transfer_message_bytes_limit = transfer_message_bytes_limit
+        self.transition_counter_max = transition_counter_max
+        self.validate = validate
 
-    cdef int log_event(self, object event) except -1:
-        """Keep the event, but for its run_spec or value."""
-        cls = type(event)
-        if cls is ComputeTaskEvent:
-            entry = (
-                cls, self.now, event.stimulus_id, event.key, event.run_id, event.who_has,
-                event.nbytes, event.priority, event.resource_restrictions, event.actor,
-                event.annotations, event.span_id,
-            )
-        elif cls is ExecuteSuccessEvent:
-            entry = (
-                cls, self.now, event.stimulus_id, event.key, event.run_id, event.start, event.stop,
-                event.nbytes, event.type,
-            )
-        elif cls is GatherDepSuccessEvent:
-            entry = (
-                cls, self.now, event.stimulus_id, event.worker, event.total_nbytes,
-                tuple(event.data),
-            )
-        elif cls is UpdateDataEvent:
-            entry = (cls, self.now, event.stimulus_id, tuple(event.data))
-        elif isinstance(event, FindMissingEvent) or not hasattr(event, "to_loggable"):
-            return 0
-        else:
-            entry = event.to_loggable(handled=self.now)
-        self.stimulus_log.entries.append(entry)
+    @property
+    def address(self):
+        """The worker's own address; AttributeError until it is known."""
+        if self.address_ is None:
+            raise AttributeError("the address of this worker is not known yet")
+        return self.address_
+
+    @address.setter
+    def address(self, value):
+        self.address_ = value
+        self.remote.clear()
+
+    cdef int discard_error(self, TaskState ts) except -1:
+        if ts.extras is not None and ts.extras.exception is not None:
+            self.lock.discard((ts.extras.exception, ts.extras.traceback))
         return 0
 
-    # The same without event objects, for the worker's hot path. They return records (see
-    # records.pxd) in place of instructions.
-
-    cpdef list compute_task(
-        self, object key, object run_id, object priority, object run_spec, object who_has,
-        object nbytes, object resource_restrictions, bint actor, object annotations, object span_id,
-        object stimulus_id,
-    ):
-        """A `ComputeTaskEvent`; `who_has` and `nbytes` may be None for no dependencies."""
-        cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = self.take_recs()
-            self.begin()
-            if type(priority) is list:
-                priority = tuple(priority)
-            self.stimulus_log.entries.append((
-                ComputeTaskEvent, self.now, stimulus_id, key, run_id, who_has, nbytes, priority,
-                resource_restrictions, actor, annotations, span_id,
-            ))
-            self.on_compute_task(
-                key, run_id, who_has, nbytes, priority, run_spec, resource_restrictions, actor,
-                annotations, span_id, stimulus_id, recs, records,
-            )
-            self.run_transitions(recs, stimulus_id, records)
-            self.give_recs(recs)
-        finally:
-            self.lock.release()
-        return records
-
-    cdef list take_on(self, ComputeTask message):
-        """The same, as the decoder makes it."""
-        return self.compute_task(
-            message.key, message.run_id, message.priority, message.run_spec, message.who_has,
-            message.nbytes, message.resource_restrictions, message.actor, message.annotations,
-            message.span_id, message.stimulus_id,
-        )
-
-    cpdef list task_done(
-        self, object key, object run_id, object value, double start, double stop, object nbytes,
-        object type, object stimulus_id,
-    ):
-        """An `ExecuteSuccessEvent`."""
-        self.lock.acquire()
-        try:
-            self.find_hooks()
-            return self.task_done_locked(key, run_id, value, start, stop, nbytes, type, stimulus_id)
-        finally:
-            self.lock.release()
-
-    cdef list task_done_locked(
-        self, object key, object run_id, object value, double start, double stop, object nbytes,
-        object type, object stimulus_id,
-    ):
-        """The same for a caller that holds the lock and has just called `find_hooks`."""
-        cdef list records = []
-        cdef Recs recs = self.take_recs()
-        self.now = wall_clock()
-        self.stimulus_log.entries.append((
-            ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
-        ))
-        self.on_success(key, run_id, value, start, stop, nbytes, type, recs)
-        self.run_transitions(recs, stimulus_id, records)
-        self.give_recs(recs)
-        return records
-
-    cpdef list free_keys(self, object keys, object stimulus_id):
-        """A `FreeKeysEvent`."""
-        cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = self.take_recs()
-            self.begin()
-            self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
-            self.on_free_keys(keys, stimulus_id, recs)
-            self.run_transitions(recs, stimulus_id, records)
-            self.give_recs(recs)
-        finally:
-            self.lock.release()
-        return records
-
-    # -------------------------------------------------------------------------------- accessors
-
     @property
-    def executing_count(self):
-        """How many tasks occupy one of `nthreads`; seceded ones do not."""
-        return len(self.executing)
+    def data(self):
+        """{key: result}: what the worker has as ``Worker.data``."""
+        return self.data_
 
-    @property
-    def all_running_tasks(self):
-        """All tasks whose code is running: executing, long-running, and those of them that have
-        been cancelled or resumed since.
+    @data.setter
+    def data(self, value):
+        fast = getattr(value, "fast", None)
+        with self.lock:
+            former = self.data_  # dropped when the lock is free
+            self.values = <Storage>fast if isinstance(fast, Storage) else None
+            self.plain_data = <dict>value if type(value) is dict else None
+            self.data_ = value
+        del former
+
+    cdef TaskState create_task(self, object key):
+        cdef TaskState ts = new_task(key)
+        ts.counts = self.task_counter.of_key(key)  # raises for what cannot be a key
+        self.tasks[key] = ts
+        self.touch(ts)
+        return ts
+
+    cdef int touch(self, TaskState ts) except -1:
+        """Note that the task is to be counted again, and validated, at the end of this event."""
+        if not ts.touched:
+            ts.touched = True
+            self.touched.put_new(ts)
+        return 0
+
+    cdef TaskState ensure_task_exists(self, object key, TaskState like, object stimulus_id):
+        """The task with this key; one that has no priority yet gets that of `like`, or (1,).
+
+        (1,) comes after all tasks that users did not explicitly put behind: what the scheduler
+        wants replicated must not keep dependencies of running computations waiting.
         """
-        with self.lock:
-            return self.executing | self.long_running
+        cdef TaskState ts = self.tasks.get(key)
+        if ts is None:
+            ts = self.create_task(key)
+        elif logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Data task %s already known (stimulus_id=%s)", ts, stimulus_id)
+        if ts.prio.n == 0:
+            if like is None:
+                set_priority(ts, (1,))
+            else:
+                ts.prio = like.prio
+                ts.unpacked_priority = like.unpacked_priority
+        self.log.write(ENSURE_TASK_EXISTS, key, None, stimulus_id, self.now, ts.state_)
+        return ts
 
-    @property
-    def in_flight_tasks_count(self):
-        """How many keys are on their way from peers."""
-        return len(self.in_flight_tasks)
-
-    @property
-    def transfer_incoming_count(self):
-        """How many peers keys are on their way from."""
-        return len(self.in_flight_workers)
-
-    def _update_who_has(self, who_has):
-        """Replace what is known of the holders of some keys: ``{key: addresses}``."""
-        with self.lock:
-            self.update_who_has(who_has)
-
-    # ------------------------------------------------------------------------------ diagnostics
-
-    def story(self, *keys_or_tasks_or_stimuli):
-        """The records of the transition log that name any of these keys, tasks or stimulus ids."""
-        return worker_story(keys_of(keys_or_tasks_or_stimuli), self.log)
-
-    def stimulus_story(self, *keys_or_tasks):
-        """The events of the stimulus log that are about one of these keys or tasks."""
-        keys = keys_of(keys_or_tasks)
-        return [event for event in self.stimulus_log if getattr(event, "key", None) in keys]
-
-    def validate_task(self, TaskState ts not None):
-        """Raises ``InvalidTaskState`` where the task and the collections disagree."""
-        with self.lock:
-            validation.validate_task(self, ts)
-
-    def validate_state(self):
-        """Raises ``InvalidTaskState`` or AssertionError where anything disagrees."""
-        with self.lock:
-            validation.validate_state(self)
-
-    def _to_dict(self, *, exclude=()):
-        """A picture for ``Client.dump_cluster_state``: only strings, numbers, lists and dicts."""
-        with self.lock:
-            info = self._picture()
-            for name in exclude:
-                info.pop(name, None)
-            return recursive_to_dict(info, exclude=exclude)
-
-    def _picture(self):
-        return {
-            "address": self.address,
-            "nthreads": self.nthreads,
-            "running": self.running,
-            "ready": [ts.key for ts in self.ready.sorted()],
-            "constrained": [ts.key for ts in self.constrained.sorted()],
-            "data": dict.fromkeys(self.data_),
-            "data_needed": {
-                worker: [ts.key for ts in queue.sorted()]
-                for worker, queue in self.data_needed.items()
-            },
-            "executing": {ts.key for ts in self.executing},
-            "has_what": dict(self.has_what),
-            "long_running": {ts.key for ts in self.long_running},
-            "in_flight_tasks": {ts.key for ts in self.in_flight_tasks},
-            "in_flight_workers": self.in_flight_workers,
-            "missing_dep_flight": [ts.key for ts in self.missing_dep_flight],
-            "busy_workers": self.busy_workers,
-            "log": list(self.log),
-            "stimulus_log": list(self.stimulus_log),
-            "transition_counter": self.transition_counter,
-            "tasks": self.tasks,
-            "task_counts": dict(self.task_counter.current_count()),
-            "task_cumulative_elapsed": dict(self.task_counter.cumulative_elapsed()),
-        }
-
-    # ------------------------------------------------------------------------------ pickling
-
-    def __reduce__(self):
-        with self.lock:
-            return type(self), (), {
-                name: getattr(self, name) for name in (*READONLY, *PLAIN) if hasattr(self, name)
-            }
-
-    def __setstate__(self, dict state):
+    cdef int update_who_has(self, object who_has) except -1:
+        """Replace the known holders of these keys. Unknown keys are skipped."""
         cdef TaskState ts
-        for name in PLAIN:
-            if name in state:
-                setattr(self, name, state[name])
-        self.ready = state["ready"]
-        self.constrained = state["constrained"]
-        self.waiting = state["waiting"]
-        self.executing = state["executing"]
-        self.long_running = state["long_running"]
-        self.missing_dep_flight = state["missing_dep_flight"]
-        self.in_flight_tasks = state["in_flight_tasks"]
-        self.has_what = state["has_what"]
-        self.data_needed = state["data_needed"]
-        self.in_flight_workers = state["in_flight_workers"]
-        self.busy_workers = state["busy_workers"]
-        self.log = state["log"]
-        self.stimulus_log = state["stimulus_log"]
-        self.log.lock = self.stimulus_log.lock = self.lock
-        self.task_counter = state["task_counter"]
-        for ts in self.tasks.values():
-            ts.counts = self.task_counter.of_key(ts.key)
-            ts.counted = ts.state_
+        cdef set old, new
+        own = self.address
+        for key, workers in who_has.items():
+            ts = self.tasks.get(key)
+            if ts is None:
+                continue
+            new = set(workers)
+            if own in new:
+                # The scheduler has not yet read this worker's release-worker-data message
+                new.remove(own)
+                if ts.state_ != MEMORY:
+                    logger.debug(
+                        "Scheduler says that %s holds %s, but it does not", own, ts
+                    )
+            old = need(ts.who_has_)
+            if old == new:
+                continue
+            for worker in old - new:
+                self.has_what[worker].remove(key)
+                if ts.state_ == FETCH:
+                    (<ReadyQueue?>self.data_needed[worker]).drop(ts)
+            for worker in new - old:
+                self.has_what[worker].add(key)
+                if ts.state_ == FETCH:
+                    (<ReadyQueue?>self.data_needed[worker]).push(ts)
+            ts.who_has_ = new
+        return 0
 
+    cdef int forget_holder(self, object worker, list missing) except -1:
+        """Forget a peer. Adds to `missing` the tasks that could be fetched from it alone."""
+        cdef TaskState ts
+        cdef ReadyQueue queue = self.data_needed.pop(worker, None)
+        if queue is not None:
+            for ts in queue:
+                if self.validate:
+                    expect(ts.state_ == FETCH and worker in need(ts.who_has_), ts)
+                if len(need(ts.who_has_)) == 1 and worker in ts.who_has_:
+                    missing.append(ts)
+            queue.clear()
+        for key in self.has_what.pop(worker, ()):
+            ts = self.tasks[key]
+            ts.who_has_.remove(worker)
+        return 0
 
-cdef tuple READONLY = (
-    "ready", "constrained", "waiting", "executing", "long_running", "missing_dep_flight",
-    "in_flight_tasks", "has_what", "data_needed", "in_flight_workers", "busy_workers", "log",
-    "stimulus_log", "task_counter",
-)
-cdef tuple PLAIN = (
-    "address", "data", "threads", "plugins", "actors", "tasks", "nthreads", "running",
-    "transfer_incoming_count_limit", "transfer_incoming_bytes_limit",
-    "transfer_incoming_bytes_throttle_threshold", "transfer_message_bytes_limit",
-    "total_resources", "available_resources", "fetch_count", "transfer_incoming_count_total",
-    "transfer_incoming_bytes", "generation", "executed_count", "nbytes", "transition_counter",
-    "transition_counter_max", "validate", "rng",
-)
+    cdef int purge(self, TaskState ts) except -1:
+        """Drop the value and all that is noted of this task, here and in the collections."""
+        cdef TaskState dep
+        key = ts.key
+        self.release(key)
+        if self.actors:
+            self.actors.pop(key, None)
+        if self.threads:
+            self.threads.pop(key, None)
+
+        if ts.who_has_ is not None:
+            for worker in ts.who_has_:
+                self.has_what[worker].discard(key)
+                (<ReadyQueue?>self.data_needed[worker]).drop(ts)
+            ts.who_has_.clear()
+
+        if ts.dependencies_ is not None:
+            for dep in ts.dependencies_:
+                if dep.waiters_ is not None:
+                    dep.waiters_.discard(ts)
+        ts.waiting_for_data_ = None
+        ts.nbytes_ = NO_NBYTES
+        ts.previous_ = NONE
+        ts.next_ = NONE
+        ts.done = False
+        ts.coming_from = None
+        self.discard_error(ts)
+        clear_error(ts, False)
+
+        if ts.n_slots:
+            self.ready.drop(ts)
+            self.constrained.drop(ts)
+        # Mostly empty, all of them, and to see that is cheaper than to look a task up
+        if self.executing:
+            self.executing.discard(ts)
+        if self.waiting:
+            self.waiting.discard(ts)
+        if self.missing_dep_flight:
+            self.missing_dep_flight.discard(ts)
+        if self.long_running:
+            self.long_running.discard(ts)
+        if self.in_flight_tasks:
+            self.in_flight_tasks.discard(ts)
+        return 0
+
+    cdef int put_in_queues(self, TaskState ts) except -1:
+        """Into the queue of every peer that holds it."""
+        for worker in ts.who_has_:
+            (<ReadyQueue?>self.data_needed[worker]).push(ts)
+        return 0
+
+    cdef int store(self, TaskState ts, object value) except -1:
+        """Keep a task's value, of known size, in `data`. Raises what the mapping raises: it does
+        not pickle, say.
+        """
+        cdef double start, stop
+        key = ts.key
+        if self.values is not None:
+            if self.values.put(key, value, ts.nbytes_):
+                return 0
+        elif self.plain_data is not None:
+            self.lock.discard(self.plain_data.get(key))
+            self.plain_data[key] = value
+            return 0
+        start = wall_clock()
+        self.data_[key] = value
+        stop = wall_clock()
+        if stop - start > SLOW_WRITE:
+            ts.startstops.append({"action": "disk-write", "start": start, "stop": stop})
+        return 0
+
+    cdef object look(self, object key):
+        """A value that is in memory, or MISSING: spilled, not here, or to be had by way of `data`
+        alone.
+        """
+        if self.values is not None:
+            return self.values.look(key)
+        if self.plain_data is not None:
+            return self.plain_data.get(key, MISSING)
+        return MISSING
+
+    cdef int release(self, object key) except -1:
+        """Drop a value from `data`, if it is there."""
+        if self.values is not None:
+            value = self.values.take(key)
+            if value is not MISSING:
+                return self.lock.discard(value)
+            if not self.values.holds(key):
+                return 0
+        elif self.plain_data is not None:
+            value = self.plain_data.get(key, MISSING)
+            if value is not MISSING:
+                self.lock.discard(value)
+                del self.plain_data[key]
+            return 0
+        elif key not in self.data_:
+            return 0
+        del self.data_[key]  # no pop(): that would read a spilled value back in
+        return 0
+
+    cdef bint holds(self, object key) except -1:
+        cdef bint here
+        if self.values is not None:
+            here = self.values.holds(key)
+        elif self.plain_data is not None:
+            here = key in self.plain_data
+        else:
+            here = key in self.data_
+        return here or key in self.actors
+
+    cdef int take_resources(self, TaskState ts, int sign) except -1:
+        """Take what the task needs (sign 1), or give it back (-1)."""
+        if ts.resource_restrictions_:
+            for resource, needed in ts.resource_restrictions_.items():
+                self.available_resources[resource] -= sign * needed
+        return 0
+
+    cdef bint resources_suffice(self, TaskState ts) except -1:
+        if ts.resource_restrictions_:
+            for resource, needed in ts.resource_restrictions_.items():
+                if self.available_resources[resource] < needed:
+                    return False
+        return True

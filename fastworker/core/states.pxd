@@ -1,6 +1,6 @@
 """Task states as small integers inside, Dask's strings outside."""
 
-cdef enum State:
+cdef enum:
     NONE = 0  # no state: `previous` and `next` when they do not apply
     CANCELLED
     CONSTRAINED

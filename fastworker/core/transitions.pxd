@@ -4,12 +4,12 @@ A transition changes one task. It adds to `recs` the next states of other tasks,
 what the worker should do. `args` came with the recommendation, or is None.
 """
 
-from fastworker.core.planning cimport Planner
+from fastworker.core.state cimport State
 from fastworker.core.recommendations cimport Recs
 from fastworker.core.task cimport TaskState
 
 ctypedef int (*transition_t)(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1
 
 cdef transition_t find_transition(int start, int finish) noexcept  # NULL: there is none

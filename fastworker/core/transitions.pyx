@@ -12,10 +12,10 @@ from fastworker.core.arrivals cimport (
     ADD_KEYS, NOTHING, TASK_FINISHED, Report, expect_args, to_error, to_fetch, to_memory,
     to_missing, to_released, to_waiting,
 )
-from fastworker.core.base cimport expect
-from fastworker.core.planning cimport Planner
+from fastworker.core.planning cimport ensure_computing
 from fastworker.core.records cimport dropped, run
 from fastworker.core.recommendations cimport Recs
+from fastworker.core.state cimport State, expect
 from fastworker.core.states cimport (
     CANCELLED, CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, FORGOTTEN, LONG_RUNNING, MEMORY,
     MISSING, N_STATES, NONE, READY, RELEASED, RESCHEDULED, RESUMED, WAITING, state_name,
@@ -40,52 +40,53 @@ cdef bint was_running(TaskState ts) noexcept:
     return ts.previous_ == EXECUTING or ts.previous_ == LONG_RUNNING
 
 
-cdef int expect_runnable(Planner m, TaskState ts) except -1:
+cdef int expect_runnable(State state, TaskState ts) except -1:
     cdef TaskState dep
-    expect(not ts.waiting_for_data_ and not m.ready.has(ts) and not m.constrained.has(ts), ts)
+    expect(not ts.waiting_for_data_, ts)
+    expect(not state.ready.has(ts) and not state.constrained.has(ts), ts)
     for dep in need(ts.dependencies_):
-        expect(m.holds(dep.key), dep)
+        expect(state.holds(dep.key), dep)
     return 0
 
 
 # ------------------------------------------------------------------------------------- transitions
 
 cdef int any_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    return to_released(m, ts, recs)
+    return to_released(state, ts, recs)
 
 
 cdef int released_waiting(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    return to_waiting(m, ts, recs)
+    return to_waiting(state, ts, recs)
 
 
 cdef int released_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    return to_fetch(m, ts, recs)
+    return to_fetch(state, ts, recs)
 
 
 cdef int released_missing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    return to_missing(m, ts)
+    return to_missing(state, ts)
 
 
 cdef int released_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect_args(ts, args, 2)
-    return to_memory(m, ts, args, NOTHING, NO_RUN_ID, stimulus_id, recs, records)
+    return to_memory(state, ts, args, NOTHING, NO_RUN_ID, stimulus_id, recs, records)
 
 
 cdef int released_forgotten(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     cdef TaskState dep
-    if m.validate:
+    if state.validate:
         for dep in need(ts.dependents_):
             expect(dep.state_ == FORGOTTEN, dep)
     if ts.dependencies_ is not None:
@@ -94,90 +95,90 @@ cdef int released_forgotten(
                 dep.dependents_.discard(ts)
             if dep.state_ == RELEASED and not dep.dependents_:
                 recs.put(dep, FORGOTTEN)
-    m.purge(ts)
-    m.lock.discard(ts.run_spec)
+    state.purge(ts)
+    state.lock.discard(ts.run_spec)
     ts.state_ = FORGOTTEN
-    m.tasks.pop(ts.key, None)
+    state.tasks.pop(ts.key, None)
     return 0
 
 
 cdef int missing_waiting(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    m.purge(ts)
-    return to_waiting(m, ts, recs)
+    state.purge(ts)
+    return to_waiting(state, ts, recs)
 
 
 cdef int missing_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if not ts.who_has_:
         return 0
-    m.missing_dep_flight.discard(ts)
-    return to_fetch(m, ts, recs)
+    state.missing_dep_flight.discard(ts)
+    return to_fetch(state, ts, recs)
 
 
 cdef int missing_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    to_released(m, ts, recs)
-    expect(ts.key in m.tasks, ts)
+    to_released(state, ts, recs)
+    expect(ts.key in state.tasks, ts)
     return 0
 
 
 cdef int fetch_flight(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    if m.validate:
+    if state.validate:
         expect(bool(ts.who_has_), ts)
         for worker in ts.who_has_:
-            expect(ts not in m.data_needed[worker], ts)
+            expect(ts not in state.data_needed[worker], ts)
     expect_args(ts, args, 1)
     ts.done = False
     ts.state_ = FLIGHT
     ts.coming_from = args[0]
-    m.in_flight_tasks.add(ts)
-    m.fetch_count -= 1
+    state.in_flight_tasks.add(ts)
+    state.fetch_count -= 1
     return 0
 
 
 cdef int fetch_missing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    m.fetch_count -= 1
-    return to_missing(m, ts)
+    state.fetch_count -= 1
+    return to_missing(state, ts)
 
 
 cdef int fetch_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    m.fetch_count -= 1
-    return to_released(m, ts, recs)
+    state.fetch_count -= 1
+    return to_released(state, ts, recs)
 
 
 cdef int flight_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Before the transfer has ended this says nothing new
-    return to_fetch(m, ts, recs) if ts.done else 0
+    return to_fetch(state, ts, recs) if ts.done else 0
 
 
 cdef int flight_missing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(ts.done, ts)
-    return to_missing(m, ts)
+    return to_missing(state, ts)
 
 
 cdef int flight_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect_args(ts, args, 2)
-    return to_memory(m, ts, args, ADD_KEYS, NO_RUN_ID, stimulus_id, recs, records)
+    return to_memory(state, ts, args, ADD_KEYS, NO_RUN_ID, stimulus_id, recs, records)
 
 
 cdef int flight_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # A transfer cannot be called back; wait for it and throw away what it brings
     expect(not ts.done, ts)
@@ -188,50 +189,50 @@ cdef int flight_released(
 
 
 cdef int waiting_ready(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    if m.validate:
-        expect_runnable(m, ts)
+    if state.validate:
+        expect_runnable(state, ts)
         for dep in need(ts.dependencies_):
             expect((<TaskState>dep).state_ == MEMORY, dep)
     if ts.resource_restrictions_:
         recs.put(ts, CONSTRAINED)
         return 0
     ts.state_ = READY
-    m.waiting.remove(ts)
-    m.ready.push(ts)
-    return m.ensure_computing(recs)
+    state.waiting.remove(ts)
+    state.ready.push(ts)
+    return ensure_computing(state, recs)
 
 
 cdef int waiting_constrained(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    if m.validate:
-        expect_runnable(m, ts)
+    if state.validate:
+        expect_runnable(state, ts)
         for dep in need(ts.dependencies_):
             expect((<TaskState>dep).state_ == MEMORY, dep)
     ts.state_ = CONSTRAINED
-    m.waiting.remove(ts)
-    m.constrained.push(ts)
-    return m.ensure_computing(recs)
+    state.waiting.remove(ts)
+    state.constrained.push(ts)
+    return ensure_computing(state, recs)
 
 
 cdef int ready_executing(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    if m.validate:
-        expect_runnable(m, ts)
-        expect(ts.key not in m.data_, ts)
+    if state.validate:
+        expect_runnable(state, ts)
+        expect(ts.key not in state.data_, ts)
     ts.state_ = EXECUTING
-    records.append(run(ts, m.now, stimulus_id))
+    records.append(run(ts, state.now, stimulus_id))
     return 0
 
 
 cdef int executing_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Running code cannot be called back; wait for it and throw away what it returns
-    if m.validate:
+    if state.validate:
         expect(ts.next_ == NONE and not ts.done, ts)
     ts.previous_ = ts.state_
     ts.state_ = CANCELLED
@@ -239,55 +240,55 @@ cdef int executing_released(
 
 
 cdef int executing_long_running(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect_args(ts, args, 1)
     ts.state_ = LONG_RUNNING
-    m.executing.discard(ts)
-    m.long_running.add(ts)
+    state.executing.discard(ts)
+    state.long_running.add(ts)
     records.append(LongRunningMsg(
         key=ts.key, run_id=ts.run_id, compute_duration=args[0], stimulus_id=stimulus_id
     ))
-    return m.ensure_computing(recs)
+    return ensure_computing(state, recs)
 
 
 cdef int executing_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect_args(ts, args, 2)
-    return to_memory(m, ts, args, TASK_FINISHED, args[1], stimulus_id, recs, records)
+    return to_memory(state, ts, args, TASK_FINISHED, args[1], stimulus_id, recs, records)
 
 
 cdef int executing_rescheduled(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # The task itself raised Reschedule. (executing, released) would take it for still running.
     expect(ts.done, ts)
     records.append(RescheduleMsg(key=ts.key, stimulus_id=stimulus_id))
-    return to_released(m, ts, recs)
+    return to_released(state, ts, recs)
 
 
 cdef int memory_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(ts.nbytes_ != NO_NBYTES, ts)
-    m.nbytes -= ts.nbytes_
-    to_released(m, ts, recs)
+    state.nbytes -= ts.nbytes_
+    to_released(state, ts, recs)
     records.append(dropped(ts, stimulus_id))
     return 0
 
 
 cdef int cancelled_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Also to memory, error, missing and rescheduled: the outcome is not needed any more
     if not ts.done:
         return 0
-    return to_released(m, ts, recs)
+    return to_released(state, ts, recs)
 
 
 cdef int cancelled_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if ts.previous_ == FLIGHT:
         if ts.done:
@@ -304,7 +305,7 @@ cdef int cancelled_fetch(
 
 
 cdef int cancelled_waiting(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(not ts.done, ts)
     if ts.previous_ == EXECUTING:
@@ -326,24 +327,24 @@ cdef int cancelled_waiting(
 
 
 cdef int detour_long_running(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # Cancelled or resumed: to the scheduler this task does not run here, so it is told nothing
     expect(was_running(ts), ts)
     ts.previous_ = LONG_RUNNING
-    m.executing.discard(ts)
-    m.long_running.add(ts)
-    return m.ensure_computing(recs)
+    state.executing.discard(ts)
+    state.long_running.add(ts)
+    return ensure_computing(state, recs)
 
 
 cdef int resumed_fetch(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     if ts.previous_ != FLIGHT:
-        if m.validate:
+        if state.validate:
             expect(was_running(ts) and ts.next_ == FETCH and not ts.done, ts)
         return 0
-    if m.validate:
+    if state.validate:
         expect(ts.next_ == WAITING, ts)
     if ts.done:
         # The transfer brought nothing. Instead of asking another peer, compute it, as we were told.
@@ -357,7 +358,7 @@ cdef int resumed_fetch(
 
 
 cdef int resumed_released(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(not ts.done, ts)
     ts.state_ = CANCELLED
@@ -366,7 +367,7 @@ cdef int resumed_released(
 
 
 cdef int resumed_memory(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # The scheduler expects an answer to what it asked for last, not to what was done
     cdef Report report
@@ -379,11 +380,11 @@ cdef int resumed_memory(
         report = TASK_FINISHED
     ts.previous_ = NONE
     ts.next_ = NONE
-    return to_memory(m, ts, args, report, args[1], stimulus_id, recs, records)
+    return to_memory(state, ts, args, report, args[1], stimulus_id, recs, records)
 
 
 cdef int resumed_error(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     # What failed is no longer wanted: go on with what is, and keep the error to ourselves
     expect(ts.done, ts)
@@ -396,7 +397,7 @@ cdef int resumed_error(
 
 
 cdef int resumed_rescheduled(
-    Planner m, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
+    State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
     expect(ts.done and was_running(ts) and ts.next_ == FETCH, ts)
     forget_detour(ts)

@@ -2,7 +2,7 @@
 
 from fastworker.link.outbox cimport Outbox
 from fastworker.core.records cimport Run
-from fastworker.core.state cimport WorkerState
+from fastworker.core.worker_state cimport WorkerState
 from fastworker.core.task cimport TaskState
 from fastworker.data.lru cimport ResultLRU
 from fastworker.core.messages cimport ComputeTask, FreeKeys

@@ -15,7 +15,7 @@ from distributed.worker import WORKER_ANY_RUNNING, _worker_cvar
 from distributed.worker_state_machine import RUN_ID_SENTINEL, SecedeEvent
 
 from fastworker.core.records cimport Run
-from fastworker.core.state cimport WorkerState
+from fastworker.core.worker_state cimport WorkerState
 from fastworker.core.states cimport ERROR, MEMORY, RELEASED
 from fastworker.core.task cimport TaskState
 from fastworker.data.lru cimport ResultLRU

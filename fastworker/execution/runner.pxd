@@ -1,7 +1,7 @@
 """What one thread does with one plain task after the other."""
 
 from fastworker.core.records cimport Run
-from fastworker.core.state cimport WorkerState
+from fastworker.core.worker_state cimport WorkerState
 from fastworker.core.task cimport TaskState
 from fastworker.execution.engine cimport Engine
 from fastworker.execution.timings cimport ExecuteMetrics, Outcome, Sample

@@ -15,6 +15,7 @@ from distributed.utils import thread_state
 from distributed.worker_state_machine import ExecuteSuccessEvent, RescheduleEvent
 
 from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
+from fastworker.core.machine cimport find_hooks
 from fastworker.core.records cimport Run, describe_type
 from fastworker.core.states cimport CANCELLED, MEMORY
 from fastworker.core.task cimport TaskState
@@ -356,7 +357,7 @@ cdef class Runner:
         try:
             watchers = self.engine.take_watchers(key)
             self.threads[key] = self.ident
-            has_hooks = self.state.find_hooks() or self.engine.replaced
+            has_hooks = find_hooks(self.state) or self.engine.replaced
             if has_hooks or watchers is not None:
                 event = ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
@@ -443,7 +444,7 @@ cdef class Runner:
             self.threads[self.key] = self.ident
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
             _held = self.drop()
-            if self.state.find_hooks() or self.engine.replaced:
+            if find_hooks(self.state) or self.engine.replaced:
                 self.engine.leave_to_loop(event)
             else:
                 records = self.state.handle_events((event,))

@@ -1,0 +1,425 @@
+"""The whole state machine, as Python code sees it."""
+
+from distributed._stories import worker_story
+from distributed.utils import recursive_to_dict
+from distributed.worker_state_machine import (
+    ComputeTaskEvent,
+    ExecuteSuccessEvent,
+    FindMissingEvent,
+    FreeKeysEvent,
+    GatherDepSuccessEvent,
+    UpdateDataEvent,
+)
+
+from fastworker.core.clock cimport wall_clock
+from fastworker.core.events cimport handle, on_compute_task, on_free_keys, on_success
+from fastworker.core.machine cimport (
+    begin, find_hooks, give_recs, run_transitions, take_recs, transition,
+)
+from fastworker.core.planning cimport (
+    ensure_communicating, ensure_computing, select_keys, throttled,
+)
+from fastworker.core.ready cimport ReadyQueue
+from fastworker.core.records cimport to_instructions
+from fastworker.core.recommendations cimport Recs, from_named
+from fastworker.core.state cimport State
+from fastworker.core.states cimport real_state_code
+from fastworker.core.task cimport TaskState
+
+from fastworker.core import validation
+from fastworker.core.transitions import TRANSITIONS
+
+
+cdef set keys_of(tuple keys_or_tasks):
+    return {(<TaskState>x).key if isinstance(x, TaskState) else x for x in keys_or_tasks}
+
+
+cdef class WorkerState(State):
+    """State machine of all tasks on a worker: stimuli in, instructions out.
+
+    It takes the same arguments and events, gives the same instructions and has the same attributes
+    as ``distributed.worker_state_machine.WorkerState``, which defines what they mean. It does no
+    I/O and starts no threads. Any thread may call it. `lock` is held while a stimulus is handled; a
+    caller that reads several attributes holds it too, so that they are of one moment.
+
+    Parameters
+    ----------
+    nthreads: int
+        How many tasks may run at once.
+    address: str
+        The worker's own address. May be set later, before the first stimulus.
+    data: MutableMapping
+        Where results are kept.
+    threads: dict
+        {key: thread id}, filled in by the worker.
+    plugins: dict
+        {name: WorkerPlugin}; their ``transition`` methods are told of every transition.
+    resources: dict
+        {name: amount} of the abstract resources that tasks can ask for.
+    transfer_incoming_count_limit: int
+        How many peers to fetch from at once.
+    validate: bool
+        Check invariants after each stimulus: slow, for tests.
+    transition_counter_max: int or False
+        Raise TransitionCounterMaxExceeded at this many transitions, to catch endless loops.
+    transfer_incoming_bytes_limit: float
+        How many bytes may be on their way to this worker at once.
+    transfer_message_bytes_limit: float
+        How many bytes to ask one peer for at once.
+    """
+
+    _TRANSITIONS_TABLE = {pair: "-".join(pair) for pair in sorted(TRANSITIONS)}
+
+    def __cinit__(self, *args, **kwargs):
+        self.overridden = type(self)._transition is not WorkerState._transition
+
+    # --------------------------------------------------------------------------------- stimuli
+
+    def handle_stimulus(self, *stims):
+        """Process events of ``distributed.worker_state_machine``, one after the other.
+
+        Returns
+        -------
+        list of distributed.worker_state_machine.Instruction
+
+        Raises
+        ------
+        TypeError
+            For something that is no such event.
+        distributed.worker_state_machine.InvalidTransition, InvalidTaskState
+            As stock's, on a broken state.
+        """
+        return to_instructions(self.handle_events(stims))
+
+    cpdef list handle_events(self, tuple stims):
+        """The same, but the answer is records (see records.pxd)."""
+        cdef list records = []
+        cdef Recs recs
+        self.lock.acquire()
+        try:
+            recs = take_recs(self)
+            for event in stims:
+                begin(self)
+                self.log_event(event)
+                handle(self, event, recs, records)
+                run_transitions(self, recs, event.stimulus_id, records)
+            give_recs(self, recs)
+        finally:
+            self.lock.release()
+        return records
+
+    cdef int log_event(self, object event) except -1:
+        """Keep the event, but for its run_spec or value."""
+        cls = type(event)
+        if cls is ComputeTaskEvent:
+            entry = (
+                cls, self.now, event.stimulus_id, event.key, event.run_id, event.who_has,
+                event.nbytes, event.priority, event.resource_restrictions, event.actor,
+                event.annotations, event.span_id,
+            )
+        elif cls is ExecuteSuccessEvent:
+            entry = (
+                cls, self.now, event.stimulus_id, event.key, event.run_id, event.start, event.stop,
+                event.nbytes, event.type,
+            )
+        elif cls is GatherDepSuccessEvent:
+            entry = (
+                cls, self.now, event.stimulus_id, event.worker, event.total_nbytes,
+                tuple(event.data),
+            )
+        elif cls is UpdateDataEvent:
+            entry = (cls, self.now, event.stimulus_id, tuple(event.data))
+        elif isinstance(event, FindMissingEvent) or not hasattr(event, "to_loggable"):
+            return 0
+        else:
+            entry = event.to_loggable(handled=self.now)
+        self.stimulus_log.entries.append(entry)
+        return 0
+
+    # The same without event objects, for the worker's hot path. They return records (see
+    # records.pxd) in place of instructions.
+
+    cpdef list compute_task(
+        self, object key, object run_id, object priority, object run_spec, object who_has,
+        object nbytes, object resource_restrictions, bint actor, object annotations, object span_id,
+        object stimulus_id,
+    ):
+        """A `ComputeTaskEvent`; `who_has` and `nbytes` may be None for no dependencies."""
+        cdef list records = []
+        cdef Recs recs
+        self.lock.acquire()
+        try:
+            recs = take_recs(self)
+            begin(self)
+            if type(priority) is list:
+                priority = tuple(priority)
+            self.stimulus_log.entries.append((
+                ComputeTaskEvent, self.now, stimulus_id, key, run_id, who_has, nbytes, priority,
+                resource_restrictions, actor, annotations, span_id,
+            ))
+            on_compute_task(
+                self, key, run_id, who_has, nbytes, priority, run_spec, resource_restrictions,
+                actor, annotations, span_id, stimulus_id, recs, records,
+            )
+            run_transitions(self, recs, stimulus_id, records)
+            give_recs(self, recs)
+        finally:
+            self.lock.release()
+        return records
+
+    cdef list take_on(self, ComputeTask message):
+        """The same, as the decoder makes it."""
+        return self.compute_task(
+            message.key, message.run_id, message.priority, message.run_spec, message.who_has,
+            message.nbytes, message.resource_restrictions, message.actor, message.annotations,
+            message.span_id, message.stimulus_id,
+        )
+
+    cpdef list task_done(
+        self, object key, object run_id, object value, double start, double stop, object nbytes,
+        object type, object stimulus_id,
+    ):
+        """An `ExecuteSuccessEvent`."""
+        self.lock.acquire()
+        try:
+            find_hooks(self)
+            return self.task_done_locked(key, run_id, value, start, stop, nbytes, type, stimulus_id)
+        finally:
+            self.lock.release()
+
+    cdef list task_done_locked(
+        self, object key, object run_id, object value, double start, double stop, object nbytes,
+        object type, object stimulus_id,
+    ):
+        """The same for a caller that holds the lock and has just called `find_hooks`."""
+        cdef list records = []
+        cdef Recs recs = take_recs(self)
+        self.now = wall_clock()
+        self.stimulus_log.entries.append((
+            ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
+        ))
+        on_success(self, key, run_id, value, start, stop, nbytes, type, recs)
+        run_transitions(self, recs, stimulus_id, records)
+        give_recs(self, recs)
+        return records
+
+    cpdef list free_keys(self, object keys, object stimulus_id):
+        """A `FreeKeysEvent`."""
+        cdef list records = []
+        cdef Recs recs
+        self.lock.acquire()
+        try:
+            recs = take_recs(self)
+            begin(self)
+            self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
+            on_free_keys(self, keys, stimulus_id, recs)
+            run_transitions(self, recs, stimulus_id, records)
+            give_recs(self, recs)
+        finally:
+            self.lock.release()
+        return records
+
+    # ---------------------------------------------------------------------------- in small steps
+
+    def _select_keys_for_gather(self, ReadyQueue available not None):
+        """Take from a peer's queue what fits into one message.
+
+        Returns
+        -------
+        (list of TaskState, int)
+            The tasks, gone from all queues of ``data_needed``, and their size in bytes.
+        """
+        to_gather = []
+        nbytes = select_keys(self, available, to_gather)
+        return to_gather, nbytes
+
+    def _should_throttle_incoming_transfers(self):
+        return throttled(self)
+
+    def _transitions(self, recommendations, *, stimulus_id):
+        """Follow recommendations ``{TaskState: state or (state, *args)}`` to the end.
+
+        Returns
+        -------
+        list of distributed.worker_state_machine.Instruction
+
+        Raises
+        ------
+        ValueError
+            For a state that does not exist.
+        distributed.worker_state_machine.InvalidTransition
+            For one that cannot be reached from the task's present state.
+        """
+        cdef list records = []
+        cdef Recs recs = from_named(recommendations)
+        with self.lock:
+            begin(self)
+            run_transitions(self, recs, stimulus_id, records)
+        return to_instructions(records)
+
+    def _transition(self, TaskState ts not None, finish, *args, stimulus_id):
+        """Carry out one transition and nothing that it leads to. A subclass may override it.
+
+        Returns
+        -------
+        ({TaskState: state or (state, *args)}, [Instruction])
+            What it recommends for other tasks, and what the worker should do.
+        """
+        cdef list records = []
+        cdef Recs recs = Recs.__new__(Recs)
+        if type(finish) is tuple and finish:
+            finish, *args = finish
+        with self.lock:
+            begin(self)
+            self.touch(ts)
+            transition(self, ts, real_state_code(finish), tuple(args), stimulus_id, recs, records)
+        return recs.named(), to_instructions(records)
+
+    def _ensure_computing(self):
+        """Recommend ready tasks for execution while there are threads; see `_transition`."""
+        cdef Recs recs = Recs.__new__(Recs)
+        with self.lock:
+            ensure_computing(self, recs)
+        return recs.named(), []
+
+    def _ensure_communicating(self, *, stimulus_id):
+        """Recommend keys for flight, with a GatherDep for each peer; see `_transition`."""
+        cdef Recs recs = Recs.__new__(Recs)
+        cdef list records = []
+        with self.lock:
+            begin(self)
+            ensure_communicating(self, stimulus_id, recs, records)
+        return recs.named(), to_instructions(records)
+
+    # -------------------------------------------------------------------------------- accessors
+
+    @property
+    def executing_count(self):
+        """How many tasks occupy one of `nthreads`; seceded ones do not."""
+        return len(self.executing)
+
+    @property
+    def all_running_tasks(self):
+        """All tasks whose code is running: executing, long-running, and those of them that have
+        been cancelled or resumed since.
+        """
+        with self.lock:
+            return self.executing | self.long_running
+
+    @property
+    def in_flight_tasks_count(self):
+        """How many keys are on their way from peers."""
+        return len(self.in_flight_tasks)
+
+    @property
+    def transfer_incoming_count(self):
+        """How many peers keys are on their way from."""
+        return len(self.in_flight_workers)
+
+    def _update_who_has(self, who_has):
+        """Replace what is known of the holders of some keys: ``{key: addresses}``."""
+        with self.lock:
+            self.update_who_has(who_has)
+
+    # ------------------------------------------------------------------------------ diagnostics
+
+    def story(self, *keys_or_tasks_or_stimuli):
+        """The records of the transition log that name any of these keys, tasks or stimulus ids."""
+        return worker_story(keys_of(keys_or_tasks_or_stimuli), self.log)
+
+    def stimulus_story(self, *keys_or_tasks):
+        """The events of the stimulus log that are about one of these keys or tasks."""
+        keys = keys_of(keys_or_tasks)
+        return [event for event in self.stimulus_log if getattr(event, "key", None) in keys]
+
+    def validate_task(self, TaskState ts not None):
+        """Raises ``InvalidTaskState`` where the task and the collections disagree."""
+        with self.lock:
+            validation.validate_task(self, ts)
+
+    def validate_state(self):
+        """Raises ``InvalidTaskState`` or AssertionError where anything disagrees."""
+        with self.lock:
+            validation.validate_state(self)
+
+    def _to_dict(self, *, exclude=()):
+        """A picture for ``Client.dump_cluster_state``: only strings, numbers, lists and dicts."""
+        with self.lock:
+            info = self._picture()
+            for name in exclude:
+                info.pop(name, None)
+            return recursive_to_dict(info, exclude=exclude)
+
+    def _picture(self):
+        return {
+            "address": self.address,
+            "nthreads": self.nthreads,
+            "running": self.running,
+            "ready": [ts.key for ts in self.ready.sorted()],
+            "constrained": [ts.key for ts in self.constrained.sorted()],
+            "data": dict.fromkeys(self.data_),
+            "data_needed": {
+                worker: [ts.key for ts in queue.sorted()]
+                for worker, queue in self.data_needed.items()
+            },
+            "executing": {ts.key for ts in self.executing},
+            "has_what": dict(self.has_what),
+            "long_running": {ts.key for ts in self.long_running},
+            "in_flight_tasks": {ts.key for ts in self.in_flight_tasks},
+            "in_flight_workers": self.in_flight_workers,
+            "missing_dep_flight": [ts.key for ts in self.missing_dep_flight],
+            "busy_workers": self.busy_workers,
+            "log": list(self.log),
+            "stimulus_log": list(self.stimulus_log),
+            "transition_counter": self.transition_counter,
+            "tasks": self.tasks,
+            "task_counts": dict(self.task_counter.current_count()),
+            "task_cumulative_elapsed": dict(self.task_counter.cumulative_elapsed()),
+        }
+
+    # ------------------------------------------------------------------------------ pickling
+
+    def __reduce__(self):
+        with self.lock:
+            return type(self), (), {
+                name: getattr(self, name) for name in (*READONLY, *PLAIN) if hasattr(self, name)
+            }
+
+    def __setstate__(self, dict state):
+        cdef TaskState ts
+        for name in PLAIN:
+            if name in state:
+                setattr(self, name, state[name])
+        self.ready = state["ready"]
+        self.constrained = state["constrained"]
+        self.waiting = state["waiting"]
+        self.executing = state["executing"]
+        self.long_running = state["long_running"]
+        self.missing_dep_flight = state["missing_dep_flight"]
+        self.in_flight_tasks = state["in_flight_tasks"]
+        self.has_what = state["has_what"]
+        self.data_needed = state["data_needed"]
+        self.in_flight_workers = state["in_flight_workers"]
+        self.busy_workers = state["busy_workers"]
+        self.log = state["log"]
+        self.stimulus_log = state["stimulus_log"]
+        self.log.lock = self.stimulus_log.lock = self.lock
+        self.task_counter = state["task_counter"]
+        for ts in self.tasks.values():
+            ts.counts = self.task_counter.of_key(ts.key)
+            ts.counted = ts.state_
+
+
+cdef tuple READONLY = (
+    "ready", "constrained", "waiting", "executing", "long_running", "missing_dep_flight",
+    "in_flight_tasks", "has_what", "data_needed", "in_flight_workers", "busy_workers", "log",
+    "stimulus_log", "task_counter",
+)
+cdef tuple PLAIN = (
+    "address", "data", "threads", "plugins", "actors", "tasks", "nthreads", "running",
+    "transfer_incoming_count_limit", "transfer_incoming_bytes_limit",
+    "transfer_incoming_bytes_throttle_threshold", "transfer_message_bytes_limit",
+    "total_resources", "available_resources", "fetch_count", "transfer_incoming_count_total",
+    "transfer_incoming_bytes", "generation", "executed_count", "nbytes", "transition_counter",
+    "transition_counter_max", "validate", "rng",
+)
