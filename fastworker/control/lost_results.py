@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distributed.worker_state_machine import FreeKeysEvent, ReleaseWorkerDataMsg
+from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import Steering, lock_of, new_stimulus_id, users
 from fastworker.data.disk import SpillFileLost
-from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -27,7 +26,7 @@ def result_lost(worker: Steering, error: SpillFileLost) -> None:
 
 
 def drop_lost(worker: Steering, key: Key, reason: str) -> None:
-    """Tell the scheduler that this result is not here, and hand back the tasks that need it.
+    """Let go of this result, of which the scheduler is told, and hand back the tasks that need it.
 
     If another worker has a copy, the scheduler does not take those tasks back itself. Only the
     thread of the event loop may call it.
@@ -39,7 +38,6 @@ def drop_lost(worker: Steering, key: Key, reason: str) -> None:
     stimulus_id = new_stimulus_id("lost-result")
     # The lock is not held: this may call plugins
     worker.handle_stimulus(FreeKeysEvent(keys=[key, *dependents], stimulus_id=stimulus_id))
-    carry_out(worker, [ReleaseWorkerDataMsg(key=key, stimulus_id=stimulus_id)])
     worker._reschedule(dependents, stimulus_id)
 
 
