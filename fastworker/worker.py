@@ -60,7 +60,7 @@ logger = logging.getLogger("distributed.worker")
 #: Read at import: a user may put our class into the place of distributed.Worker later.
 _status = distributed.Worker.status
 
-#: Where a worker looks for a scheduler if nobody says anything else.
+#: Where a worker looks for a scheduler that neither an argument nor a setting names.
 DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 
 #: Seconds that closing may take for each of its steps.
@@ -129,8 +129,8 @@ class Worker(
         # Not before: an extension may keep any part of the worker, or replace it
         self.extensions = {name: extension(self) for name, extension in extensions.items()}
 
-    # A function of the user's, as a plugin may put it there, in the place of a method that plain
-    # tasks do without has the engine leave tasks to the event loop for as long as it is there
+    # The engine does not call the methods of NOT_CALLED for plain tasks. For as long as a user, or
+    # a plugin, has set one of them on the worker, it leaves tasks to the event loop, which does.
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -143,9 +143,9 @@ class Worker(
             self._engine.look_at_methods()
 
     def _watch_spare_memory(self) -> None:
-        """Have memory that the comm keeps given back whenever the process's memory is measured.
+        """Have the comm give back spare memory whenever the process's memory is measured.
 
-        Through the function that stock reads the memory of the process with, for all purposes.
+        distributed measures it with ``monitor.get_process_memory``, for all purposes.
         """
         memory = self.memory_manager
         spare = SpareMemory(
@@ -226,8 +226,8 @@ class Worker(
         reason
             For the logs.
         report
-            If False, leave without a word: the scheduler finds out from the closed connection,
-            and messages that have not been sent yet are dropped.
+            If False, drop messages that have not been sent yet. The scheduler finds out from the
+            closed connection.
 
         Returns
         -------
@@ -270,18 +270,18 @@ class Worker(
     # From the scheduler
 
     async def handle_scheduler(self, comm: Comm) -> None:
-        """Work off the scheduler's stream until it ends, then close.
+        """Handle the messages of the scheduler's stream until it ends, then close.
 
-        Tasks get the context variables that there are here, as with distributed: those that
-        preloads have set, for example.
+        Tasks get the context variables of the caller, as with distributed: those that preloads
+        have set, for example.
         """
         self._engine.start(asyncio.get_running_loop())
         await super().handle_scheduler(SchedulerStream(comm, self._handle_native))
 
     def _handle_native(self, messages: list[ComputeTask | FreeKeys]) -> bool:
-        """Give them to the engine; False where they are for the handlers of their ops.
+        """Give messages to the engine; False if they are for the handlers of their ops.
 
-        That is so with a stock engine, and where a user has replaced such a handler. It may be a
+        They are with a `StockEngine`, and if a user has replaced such a handler. That may be a
         coroutine function, which the stream's loop awaits.
         """
         engine = self._engine
@@ -396,7 +396,7 @@ class Worker(
     def _finalize_metrics(
         self, stim: StateMachineEvent, ledger: DelayedMetricsLedger, span_id: str | None = None
     ) -> None:
-        """Meter a transfer or an execution that has ended."""
+        """Meter a transfer or a run of a task that has ended."""
         if not self._fetcher.meter_if_nothing_made(stim, ledger):
             super()._finalize_metrics(stim, ledger, span_id)
 
@@ -416,10 +416,9 @@ class Worker(
         return answer
 
     def _use_store(self) -> None:
-        """Put our store in the place of the SpillBuffer, if the memory manager has made one.
+        """Put a `Store` in the place of the SpillBuffer, if the memory manager has made one.
 
-        It is the memory manager that knows when there is to be one, and with what limits; nobody
-        has put anything in it yet.
+        The memory manager decides whether there is one, and with what limits. It is still empty.
         """
         buffer = self.memory_manager.data
         if type(buffer) is SpillBuffer:
@@ -427,7 +426,7 @@ class Worker(
             store.on_lost = partial(result_lost, self)
             self.memory_manager.data = self.state.data = store
 
-    def _settle(self) -> None:
+    def _spill_excess(self) -> None:
         """Spill what the last events have put into memory beyond its target."""
         data = self.data
         if type(data) is Store and data.fast.over_target:
@@ -459,14 +458,14 @@ class Worker(
         """Let the state machine handle events, and carry out what it decides."""
         try:
             self._engine.handle(*stims)
-            self._settle()
+            self._spill_excess()
         except Exception as error:
             self._report_broken_state(error, [stim.key for stim in stims if hasattr(stim, "key")])
             raise
 
     @fail_hard  # type: ignore[untyped-decorator]
     def _fail_as_thread_did(self, error: BaseException, *keys: Key) -> None:
-        """End as `handle_stimulus` would have, had the error come up there, over those tasks."""
+        """End as `handle_stimulus` does after an error, which is about those tasks."""
         if isinstance(error, Exception):
             self._report_broken_state(error, keys)
         raise error

@@ -58,12 +58,12 @@ def in_own_process() -> bool:
 
 def _command() -> click.Context | None:
     """The context of the command that starts workers, if the calling thread runs it."""
-    from distributed.cli.dask_worker import main as stock
+    from distributed.cli.dask_worker import main as original
 
     context = click.get_current_context(silent=True)
-    if context is None or context.command.callback is None or stock.callback is None:
+    if context is None or context.command.callback is None or original.callback is None:
         return None
-    ours = inspect.unwrap(context.command.callback) is inspect.unwrap(stock.callback)
+    ours = inspect.unwrap(context.command.callback) is inspect.unwrap(original.callback)
     return context if ours else None
 
 
