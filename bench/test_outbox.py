@@ -24,6 +24,7 @@ from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
 from fastworker.link.outbox import Outbox
 from machines import fresh_keys
+from support.core import events
 from versus import Side, Versus
 
 HOUR = 3600.0
@@ -35,8 +36,9 @@ def finished(n: int) -> list[Any]:
     describe_type(int)
     records = []
     for key in fresh_keys(n):
-        state.compute_task(key, 1, (0,), "spec", None, None, {}, False, {}, None, "compute")
-        records += state.task_done(key, 1, 1, 10.0, 11.5, 28, int, f"task-finished-{key}")
+        state.handle_stimulus(events.compute(key))
+        done = events.success(key, 1, stop=11.5, nbytes=28, stimulus_id=f"task-finished-{key}")
+        records += state.handle_events((done,))
     return records
 
 

@@ -5,8 +5,8 @@ the rest wait in the ready queue), each finishes, each is freed. The events are 
 clock starts and handed over one at a time, without validation, as in a worker in production.
 
 Our machine is driven twice: through ``handle_stimulus`` with distributed's events, and through
-the native entries that the live worker uses, which need no event objects; the arrival of data has
-none.
+``handle_events``, with the messages that the decoder makes where there are such, and records for an
+answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from machines import (
     run_spec,
     windows,
 )
-from support.core.entries import Entry, entry_of
+from support.core.entries import native
 from versus import Side, Versus
 
 N = 1_000
@@ -103,23 +103,19 @@ def through_events(machine: Machine, make: Callable[[int], Story]) -> Side:
     return Side(prepare, feed)
 
 
-def as_calls(state: Any, events: list[Any]) -> list[Entry]:
-    return [entry_of(state, event) or (state.handle_stimulus, (event,)) for event in events]
-
-
-def call_all(calls: list[Entry]) -> None:
-    for method, args in calls:
-        method(*args)
+def feed_native(handle: Callable[[Any], Any], stimuli: list[Any]) -> None:
+    for stimulus in stimuli:
+        handle((stimulus,))
 
 
 def through_native(make: Callable[[int], Story]) -> Side:
-    def prepare() -> tuple[Any]:
+    def prepare() -> tuple[Any, list[Any]]:
         before, events = make(N)
         state = OURS.state()
         feed(state.handle_stimulus, before)
-        return (as_calls(state, events),)
+        return state.handle_events, [native(event) for event in events]
 
-    return Side(prepare, call_all)
+    return Side(prepare, feed_native)
 
 
 @pytest.fixture(params=STORIES)
@@ -165,7 +161,7 @@ def test_same_work(story: str) -> None:
 
     state = OURS.state()
     feed(state.handle_stimulus, before)
-    call_all(as_calls(state, events))
+    feed_native(state.handle_events, [native(event) for event in events])
     check_end(story, state)
 
 

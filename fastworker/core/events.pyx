@@ -3,9 +3,12 @@
 import logging
 
 from fastworker.core.arrivals cimport report_finished
+from fastworker.core.clock cimport wall_clock
 from fastworker.core.log cimport (
     CANCEL_COMPUTE, COMPUTE_TASK, FREE_KEYS, MISSING_DEP, RECEIVE_FROM_SCATTER, REMOVE_REPLICA,
 )
+from fastworker.core.machine cimport begin, give_recs, run_transitions, take_recs
+from fastworker.core.messages cimport ComputeTask, FreeKeys, compute_task_of, free_keys_of
 from fastworker.core.planning cimport ensure_computing
 from fastworker.core.priority cimport append
 from fastworker.core.recommendations cimport Recs
@@ -107,25 +110,67 @@ cdef int code_of(object cls) except -1:
     )
 
 
+# ------------------------------------------------------------------------------------ the ways in
+
+cdef int process(State state, object stimulus, list records) except -1:
+    """Handle an event or a message, with all that follows from it; the lock is held."""
+    cdef Recs recs = take_recs(state)
+    begin(state)
+    if type(stimulus) is ComputeTaskEvent:
+        stimulus = compute_task_of(stimulus)
+    elif type(stimulus) is FreeKeysEvent:
+        stimulus = free_keys_of(stimulus)
+    if type(stimulus) is ComputeTask:
+        stimulus_id = (<ComputeTask>stimulus).stimulus_id
+        state.stimulus_log.write_compute_task(<ComputeTask>stimulus, state.now)
+        on_compute_task(state, <ComputeTask>stimulus, recs, records)
+    elif type(stimulus) is FreeKeys:
+        stimulus_id = (<FreeKeys>stimulus).stimulus_id
+        state.stimulus_log.write_free_keys(<FreeKeys>stimulus, state.now)
+        on_free_keys(state, <FreeKeys>stimulus, recs)
+    else:
+        state.stimulus_log.write_event(stimulus, state.now)
+        handle(state, stimulus, recs, records)
+        stimulus_id = stimulus.stimulus_id
+    run_transitions(state, recs, stimulus_id, records)
+    give_recs(state, recs)
+    return 0
+
+
+cdef int process_success(
+    State state, object key, object run_id, object value, double start, double stop, object nbytes,
+    object type, object stimulus_id, list records,
+) except -1:
+    """An `ExecuteSuccessEvent`; the caller holds the lock and has just called `find_hooks`."""
+    cdef Recs recs = take_recs(state)
+    state.now = wall_clock()
+    state.stimulus_log.write_success(
+        key, run_id, start, stop, nbytes, type, stimulus_id, state.now
+    )
+    on_success(state, key, run_id, value, start, stop, nbytes, type, recs)
+    run_transitions(state, recs, stimulus_id, records)
+    give_recs(state, recs)
+    return 0
+
+
 # ------------------------------------------------------------------------------------- the frequent
 
-cdef int on_compute_task(
-    State state, object key, object run_id, object who_has, object nbytes, object priority,
-    object run_spec, object resource_restrictions, bint actor, object annotations,
-    object span_id, object stimulus_id, Recs recs, list records,
-) except -1:
+cdef int on_compute_task(State state, ComputeTask task, Recs recs, list records) except -1:
     cdef TaskState dep
-    cdef TaskState ts = state.tasks.get(key)
+    cdef TaskState ts = state.tasks.get(task.key)
     cdef int found_in
-    if type(priority) is not tuple:
-        raise TypeError(f"priority of {key!r} must be a tuple of numbers; got {priority!r}")
+    stimulus_id = task.stimulus_id
+    if type(task.priority) is not tuple:
+        raise TypeError(
+            f"priority of {task.key!r} must be a tuple of numbers; got {task.priority!r}"
+        )
     if ts is None:
-        ts = state.create_task(key)
+        ts = state.create_task(task.key)
     elif logger.isEnabledFor(logging.DEBUG):
         logger.debug("Asked to compute %s, already known (stimulus_id=%s)", ts, stimulus_id)
     found_in = ts.state_
     state.log.write(COMPUTE_TASK, ts.key, None, stimulus_id, state.now, found_in)
-    ts.run_id = run_id
+    ts.run_id = task.run_id
 
     if (
         found_in == READY or found_in == CONSTRAINED or found_in == EXECUTING
@@ -133,35 +178,35 @@ cdef int on_compute_task(
     ):
         return 0
     if found_in == MEMORY:
-        records.append(report_finished(state, ts, run_id, stimulus_id))
+        records.append(report_finished(state, ts, task.run_id, stimulus_id))
         return 0
 
     recs.put(ts, WAITING)
     state.lock.discard(ts.run_spec)
-    ts.run_spec = run_spec
+    ts.run_spec = task.run_spec
     # Newest first among those that the scheduler finds equally urgent
-    set_priority(ts, priority)
+    set_priority(ts, task.priority)
     if not append(&ts.prio, state.generation):
-        set_priority(ts, (*priority, state.generation))
+        set_priority(ts, (*task.priority, state.generation))
     state.generation -= 1
-    if actor:
+    if task.actor:
         state.actors[ts.key] = None
     state.discard_error(ts)
     clear_error(ts, True)
-    ts.annotations = annotations
-    ts.span_id = span_id
+    ts.annotations = task.annotations
+    ts.span_id = task.span_id
     # While it still runs, the resources to be given back are those it took
     if ts.previous_ != EXECUTING and ts.previous_ != LONG_RUNNING:
-        ts.resource_restrictions_ = resource_restrictions
+        ts.resource_restrictions_ = task.resource_restrictions
 
-    if state.validate and (who_has or nbytes):
-        expect(who_has.keys() == nbytes.keys(), who_has)
-        for workers in who_has.values():
-            expect(bool(workers) and len(workers) == len(set(workers)), who_has)
-    if nbytes:
+    if state.validate and (task.who_has or task.nbytes):
+        expect((task.who_has or {}).keys() == (task.nbytes or {}).keys(), task.who_has)
+        for workers in task.who_has.values():
+            expect(bool(workers) and len(workers) == len(set(workers)), task.who_has)
+    if task.nbytes:
         if ts.dependencies_ is None:
             ts.dependencies_ = set()
-        for dep_key, dep_nbytes in nbytes.items():
+        for dep_key, dep_nbytes in task.nbytes.items():
             dep = state.ensure_task_exists(dep_key, ts, stimulus_id)
             if dep.state_ != MEMORY:
                 set_nbytes(dep, dep_nbytes)
@@ -169,8 +214,8 @@ cdef int on_compute_task(
             if dep.dependents_ is None:
                 dep.dependents_ = set()
             dep.dependents_.add(ts)
-    if who_has:
-        state.update_who_has(who_has)
+    if task.who_has:
+        state.update_who_has(task.who_has)
     return 0
 
 
@@ -206,10 +251,10 @@ cdef int on_data(
     return 0
 
 
-cdef int on_free_keys(State state, object keys, object stimulus_id, Recs recs) except -1:
+cdef int on_free_keys(State state, FreeKeys free, Recs recs) except -1:
     cdef TaskState ts
-    state.log.write(FREE_KEYS, keys, None, stimulus_id, state.now)
-    for key in keys:
+    state.log.write(FREE_KEYS, free.keys, None, free.stimulus_id, state.now)
+    for key in free.keys:
         ts = state.tasks.get(key)
         if ts is not None:
             recs.put(ts, RELEASED)
@@ -255,11 +300,7 @@ cdef int handle(State state, object event, Recs recs, list records) except -1:
     cdef object number = CODES.get(type(event))
     cdef int code = code_of(type(event)) if number is None else number
     if code == COMPUTE_TASK_EVENT:
-        return on_compute_task(
-            state, event.key, event.run_id, event.who_has, event.nbytes, event.priority,
-            event.run_spec, event.resource_restrictions, event.actor, event.annotations,
-            event.span_id, event.stimulus_id, recs, records,
-        )
+        return on_compute_task(state, compute_task_of(event), recs, records)
     if code == EXECUTE_SUCCESS_EVENT:
         return on_success(
             state, event.key, event.run_id, event.value, event.start, event.stop, event.nbytes,
@@ -270,7 +311,7 @@ cdef int handle(State state, object event, Recs recs, list records) except -1:
             state, event.worker, event.total_nbytes, event.data, event.stimulus_id, recs
         )
     if code == FREE_KEYS_EVENT:
-        return on_free_keys(state, event.keys, event.stimulus_id, recs)
+        return on_free_keys(state, free_keys_of(event), recs)
     if code == UPDATE_DATA_EVENT:
         return handle_update_data(state, event, recs)
     if code == ACQUIRE_REPLICAS_EVENT:

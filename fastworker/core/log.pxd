@@ -1,6 +1,7 @@
 """What happened to which task: a ring of plain records, made into tuples and events when read."""
 
 from fastworker.core.lock cimport Lock
+from fastworker.core.messages cimport ComputeTask, FreeKeys
 
 cdef enum Kind:
     # What a record says, and with it the shape of the tuple that it becomes
@@ -54,3 +55,11 @@ cdef class StimulusLog(Log):
     # A deque of events, or of tuples (class, handled, stimulus_id, *fields) for the events that
     # would keep a run_spec or a value alive, see EVENT_FIELDS.
     cdef object entries
+
+    cdef int write_compute_task(self, ComputeTask task, double now) except -1
+    cdef int write_success(
+        self, object key, object run_id, double start, double stop, object nbytes, object type,
+        object stimulus_id, double now,
+    ) except -1
+    cdef int write_free_keys(self, FreeKeys message, double now) except -1
+    cdef int write_event(self, object event, double now) except -1

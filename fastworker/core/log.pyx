@@ -8,11 +8,13 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from fastworker.core.lock cimport Lock
+from fastworker.core.messages cimport ComputeTask, FreeKeys
 from fastworker.core.states cimport state_name
 
 from distributed.worker_state_machine import (
     ComputeTaskEvent,
     ExecuteSuccessEvent,
+    FindMissingEvent,
     FreeKeysEvent,
     GatherDepSuccessEvent,
     UpdateDataEvent,
@@ -247,7 +249,7 @@ cdef object read_event(object entry):
     if "data" in fields:
         fields["data"] = dict.fromkeys(fields["data"])
     if cls is ComputeTaskEvent:
-        # The native entry is spared the making of empty dicts
+        # ComputeTask has None for them
         fields["who_has"] = fields["who_has"] or {}
         fields["nbytes"] = fields["nbytes"] or {}
     event = cls(stimulus_id=stimulus_id, **fields, **WITHOUT_PAYLOAD.get(cls, {}))
@@ -266,6 +268,48 @@ cdef class StimulusLog(Log):
 
     def __cinit__(self, maxlen=None):
         self.entries = deque(maxlen=maxlen)
+
+    cdef int write_compute_task(self, ComputeTask task, double now) except -1:
+        self.entries.append((
+            ComputeTaskEvent, now, task.stimulus_id, task.key, task.run_id, task.who_has,
+            task.nbytes, task.priority, task.resource_restrictions, task.actor, task.annotations,
+            task.span_id,
+        ))
+        return 0
+
+    cdef int write_success(
+        self, object key, object run_id, double start, double stop, object nbytes, object type,
+        object stimulus_id, double now,
+    ) except -1:
+        self.entries.append((
+            ExecuteSuccessEvent, now, stimulus_id, key, run_id, start, stop, nbytes, type
+        ))
+        return 0
+
+    cdef int write_free_keys(self, FreeKeys message, double now) except -1:
+        self.entries.append((FreeKeysEvent, now, message.stimulus_id, message.keys))
+        return 0
+
+    cdef int write_event(self, object event, double now) except -1:
+        """Any event, but for its run_spec or value."""
+        cls = type(event)
+        if cls is ExecuteSuccessEvent:
+            entry = (
+                cls, now, event.stimulus_id, event.key, event.run_id, event.start, event.stop,
+                event.nbytes, event.type,
+            )
+        elif cls is GatherDepSuccessEvent:
+            entry = (
+                cls, now, event.stimulus_id, event.worker, event.total_nbytes, tuple(event.data),
+            )
+        elif cls is UpdateDataEvent:
+            entry = (cls, now, event.stimulus_id, tuple(event.data))
+        elif isinstance(event, FindMissingEvent) or not hasattr(event, "to_loggable"):
+            return 0
+        else:
+            entry = event.to_loggable(handled=now)
+        self.entries.append(entry)
+        return 0
 
     @property
     def maxlen(self):

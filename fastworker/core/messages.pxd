@@ -1,8 +1,8 @@
-"""The two most frequent messages from the scheduler, decoded."""
+"""What the core takes in natively: the two most frequent messages from the scheduler."""
 
 
 cdef class ComputeTask:
-    # No lock: the decoder writes it before any other thread can see it; then it never changes.
+    # No lock: it is written before any other thread can see it; then it never changes.
     cdef readonly object key  # str, bytes, int, float or a tuple of these
     cdef readonly object run_id  # int
     cdef readonly object priority  # tuple
@@ -17,5 +17,9 @@ cdef class ComputeTask:
 
 
 cdef class FreeKeys:
-    cdef readonly object keys  # tuple
+    cdef readonly object keys  # iterable of keys; a tuple as decoded
     cdef readonly object stimulus_id  # str
+
+
+cpdef ComputeTask compute_task_of(object event)
+cpdef FreeKeys free_keys_of(object event)

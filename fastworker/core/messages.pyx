@@ -1,8 +1,8 @@
-"""The two most frequent messages from the scheduler, decoded.
+"""What the core takes in natively: the two most frequent messages from the scheduler.
 
-They live from the decoder to the core and are many, so their memory is used again. The garbage
-collector does not track them: only the decoder writes to them, and what it writes existed before
-them, so no cycle can go through one.
+The decoder makes them, and of distributed's events there are the functions at the end. They live
+until the core has handled them and are many, so their memory is used again. The garbage collector
+does not track them: what is written to one existed before it, so no cycle can go through it.
 """
 
 cimport cython
@@ -14,12 +14,11 @@ cimport cython
 cdef class ComputeTask:
     """A ``compute-task`` message, field by field as the scheduler sent it.
 
-    Only the decoder makes them. `who_has` and `nbytes` are None where the scheduler sent an empty
-    dict.
+    `who_has` and `nbytes` are None where the scheduler sent an empty dict.
     """
 
     def __init__(self):
-        raise TypeError("ComputeTask is made by fastworker.link.decode alone")
+        raise TypeError("ComputeTask is made by fastworker.link.decode and compute_task_of alone")
 
     def to_dict(self):
         """The message as ``distributed.protocol.loads`` gives it: a new dict."""
@@ -52,7 +51,7 @@ cdef class FreeKeys:
     """A ``free-keys`` message: keys whose data and tasks the worker shall forget."""
 
     def __init__(self):
-        raise TypeError("FreeKeys is made by fastworker.link.decode alone")
+        raise TypeError("FreeKeys is made by fastworker.link.decode and free_keys_of alone")
 
     def to_dict(self):
         """The message as ``distributed.protocol.loads`` gives it: a new dict."""
@@ -63,3 +62,28 @@ cdef class FreeKeys:
 
     def __repr__(self):
         return f"<FreeKeys {len(self.keys)} keys>"
+
+
+cpdef ComputeTask compute_task_of(object event):
+    """The message that distributed makes this ``ComputeTaskEvent`` of."""
+    cdef ComputeTask task = ComputeTask.__new__(ComputeTask)
+    task.key = event.key
+    task.run_id = event.run_id
+    task.priority = event.priority
+    task.run_spec = event.run_spec
+    task.who_has = event.who_has or None
+    task.nbytes = event.nbytes or None
+    task.resource_restrictions = event.resource_restrictions
+    task.actor = event.actor
+    task.annotations = event.annotations
+    task.span_id = event.span_id
+    task.stimulus_id = event.stimulus_id
+    return task
+
+
+cpdef FreeKeys free_keys_of(object event):
+    """The message that distributed makes this ``FreeKeysEvent`` of."""
+    cdef FreeKeys free = FreeKeys.__new__(FreeKeys)
+    free.keys = event.keys
+    free.stimulus_id = event.stimulus_id
+    return free

@@ -3,6 +3,7 @@ from typing import Any, ClassVar
 
 from distributed.worker_state_machine import Instruction, StateMachineEvent
 
+from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.core.ready import ReadyQueue
 from fastworker.core.records import _Record
 from fastworker.core.state import State
@@ -17,33 +18,9 @@ class WorkerState(State):
     _TRANSITIONS_TABLE: ClassVar[dict[tuple[str, str], str]]
 
     def handle_stimulus(self, *stims: StateMachineEvent) -> list[Instruction]: ...
-    def handle_events(self, stims: tuple[StateMachineEvent, ...]) -> list[_Record]: ...
-    def compute_task(
-        self,
-        key: Any,
-        run_id: int,
-        priority: tuple[Any, ...] | list[Any],
-        run_spec: Any,
-        who_has: Mapping[Any, Collection[str]] | None,
-        nbytes: Mapping[Any, int] | None,
-        resource_restrictions: dict[str, float] | None,
-        actor: bool,
-        annotations: dict[str, Any] | None,
-        span_id: str | None,
-        stimulus_id: str,
+    def handle_events(
+        self, stims: tuple[StateMachineEvent | ComputeTask | FreeKeys, ...]
     ) -> list[_Record]: ...
-    def task_done(
-        self,
-        key: Any,
-        run_id: int,
-        value: Any,
-        start: float,
-        stop: float,
-        nbytes: int,
-        type: type,
-        stimulus_id: str,
-    ) -> list[_Record]: ...
-    def free_keys(self, keys: Collection[Any], stimulus_id: str) -> list[_Record]: ...
     def _transitions(
         self, recommendations: Mapping[TaskState, _Finish], *, stimulus_id: str
     ) -> list[Instruction]: ...

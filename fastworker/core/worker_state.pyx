@@ -1,21 +1,10 @@
-"""The whole state machine, as Python code sees it."""
+"""The state as Python code sees it."""
 
 from distributed._stories import worker_story
 from distributed.utils import recursive_to_dict
-from distributed.worker_state_machine import (
-    ComputeTaskEvent,
-    ExecuteSuccessEvent,
-    FindMissingEvent,
-    FreeKeysEvent,
-    GatherDepSuccessEvent,
-    UpdateDataEvent,
-)
 
-from fastworker.core.clock cimport wall_clock
-from fastworker.core.events cimport handle, on_compute_task, on_free_keys, on_success
-from fastworker.core.machine cimport (
-    begin, find_hooks, give_recs, run_transitions, take_recs, transition,
-)
+from fastworker.core.events cimport process
+from fastworker.core.machine cimport begin, run_transitions, transition
 from fastworker.core.planning cimport (
     ensure_communicating, ensure_computing, select_keys, throttled,
 )
@@ -91,132 +80,12 @@ cdef class WorkerState(State):
         """
         return to_instructions(self.handle_events(stims))
 
-    cpdef list handle_events(self, tuple stims):
-        """The same, but the answer is records (see records.pxd)."""
+    def handle_events(self, tuple stims):
+        """The same for events and messages (messages.pxd); returns records (records.pxd)."""
         cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = take_recs(self)
-            for event in stims:
-                begin(self)
-                self.log_event(event)
-                handle(self, event, recs, records)
-                run_transitions(self, recs, event.stimulus_id, records)
-            give_recs(self, recs)
-        finally:
-            self.lock.release()
-        return records
-
-    cdef int log_event(self, object event) except -1:
-        """Keep the event, but for its run_spec or value."""
-        cls = type(event)
-        if cls is ComputeTaskEvent:
-            entry = (
-                cls, self.now, event.stimulus_id, event.key, event.run_id, event.who_has,
-                event.nbytes, event.priority, event.resource_restrictions, event.actor,
-                event.annotations, event.span_id,
-            )
-        elif cls is ExecuteSuccessEvent:
-            entry = (
-                cls, self.now, event.stimulus_id, event.key, event.run_id, event.start, event.stop,
-                event.nbytes, event.type,
-            )
-        elif cls is GatherDepSuccessEvent:
-            entry = (
-                cls, self.now, event.stimulus_id, event.worker, event.total_nbytes,
-                tuple(event.data),
-            )
-        elif cls is UpdateDataEvent:
-            entry = (cls, self.now, event.stimulus_id, tuple(event.data))
-        elif isinstance(event, FindMissingEvent) or not hasattr(event, "to_loggable"):
-            return 0
-        else:
-            entry = event.to_loggable(handled=self.now)
-        self.stimulus_log.entries.append(entry)
-        return 0
-
-    # The same without event objects, for the worker's hot path. They return records (see
-    # records.pxd) in place of instructions.
-
-    cpdef list compute_task(
-        self, object key, object run_id, object priority, object run_spec, object who_has,
-        object nbytes, object resource_restrictions, bint actor, object annotations, object span_id,
-        object stimulus_id,
-    ):
-        """A `ComputeTaskEvent`; `who_has` and `nbytes` may be None for no dependencies."""
-        cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = take_recs(self)
-            begin(self)
-            if type(priority) is list:
-                priority = tuple(priority)
-            self.stimulus_log.entries.append((
-                ComputeTaskEvent, self.now, stimulus_id, key, run_id, who_has, nbytes, priority,
-                resource_restrictions, actor, annotations, span_id,
-            ))
-            on_compute_task(
-                self, key, run_id, who_has, nbytes, priority, run_spec, resource_restrictions,
-                actor, annotations, span_id, stimulus_id, recs, records,
-            )
-            run_transitions(self, recs, stimulus_id, records)
-            give_recs(self, recs)
-        finally:
-            self.lock.release()
-        return records
-
-    cdef list take_on(self, ComputeTask message):
-        """The same, as the decoder makes it."""
-        return self.compute_task(
-            message.key, message.run_id, message.priority, message.run_spec, message.who_has,
-            message.nbytes, message.resource_restrictions, message.actor, message.annotations,
-            message.span_id, message.stimulus_id,
-        )
-
-    cpdef list task_done(
-        self, object key, object run_id, object value, double start, double stop, object nbytes,
-        object type, object stimulus_id,
-    ):
-        """An `ExecuteSuccessEvent`."""
-        self.lock.acquire()
-        try:
-            find_hooks(self)
-            return self.task_done_locked(key, run_id, value, start, stop, nbytes, type, stimulus_id)
-        finally:
-            self.lock.release()
-
-    cdef list task_done_locked(
-        self, object key, object run_id, object value, double start, double stop, object nbytes,
-        object type, object stimulus_id,
-    ):
-        """The same for a caller that holds the lock and has just called `find_hooks`."""
-        cdef list records = []
-        cdef Recs recs = take_recs(self)
-        self.now = wall_clock()
-        self.stimulus_log.entries.append((
-            ExecuteSuccessEvent, self.now, stimulus_id, key, run_id, start, stop, nbytes, type
-        ))
-        on_success(self, key, run_id, value, start, stop, nbytes, type, recs)
-        run_transitions(self, recs, stimulus_id, records)
-        give_recs(self, recs)
-        return records
-
-    cpdef list free_keys(self, object keys, object stimulus_id):
-        """A `FreeKeysEvent`."""
-        cdef list records = []
-        cdef Recs recs
-        self.lock.acquire()
-        try:
-            recs = take_recs(self)
-            begin(self)
-            self.stimulus_log.entries.append((FreeKeysEvent, self.now, stimulus_id, keys))
-            on_free_keys(self, keys, stimulus_id, recs)
-            run_transitions(self, recs, stimulus_id, records)
-            give_recs(self, recs)
-        finally:
-            self.lock.release()
+        with self.lock:
+            for stimulus in stims:
+                process(self, stimulus, records)
         return records
 
     # ---------------------------------------------------------------------------- in small steps

@@ -5,7 +5,6 @@ from fastworker.core.records cimport Run
 from fastworker.core.worker_state cimport WorkerState
 from fastworker.core.task cimport TaskState
 from fastworker.data.lru cimport ResultLRU
-from fastworker.core.messages cimport ComputeTask, FreeKeys
 
 
 cdef class Engine:

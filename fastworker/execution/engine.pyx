@@ -14,12 +14,13 @@ from dask._task_spec import Task
 from distributed.worker import WORKER_ANY_RUNNING, _worker_cvar
 from distributed.worker_state_machine import RUN_ID_SENTINEL, SecedeEvent
 
+from fastworker.core.events cimport process
+from fastworker.core.messages cimport ComputeTask
 from fastworker.core.records cimport Run
 from fastworker.core.worker_state cimport WorkerState
 from fastworker.core.states cimport ERROR, MEMORY, RELEASED
 from fastworker.core.task cimport TaskState
 from fastworker.data.lru cimport ResultLRU
-from fastworker.core.messages cimport ComputeTask, FreeKeys
 
 from fastworker.core.records import to_instructions
 from fastworker.execution import outcome
@@ -221,20 +222,13 @@ cdef class Engine:
         The caller keeps the list until this returns: what a message holds is not let go of under
         the lock.
         """
-        cdef list others = []
+        cdef list others = [], records = []
         message = None
         self.state.lock.acquire()
         try:
             for message in messages:
-                if type(message) is ComputeTask:
-                    self.route(self.state.take_on(<ComputeTask>message), False, others)
-                else:
-                    self.route(
-                        self.state.free_keys(
-                            (<FreeKeys?>message).keys, (<FreeKeys>message).stimulus_id
-                        ),
-                        False, others,
-                    )
+                process(self.state, message, records)
+            self.route(records, False, others)
         except Exception:
             # The worker closes: nothing of what the earlier messages asked for is begun
             if type(message) is ComputeTask:

@@ -15,6 +15,7 @@ from distributed.utils import thread_state
 from distributed.worker_state_machine import ExecuteSuccessEvent, RescheduleEvent
 
 from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
+from fastworker.core.events cimport process, process_success
 from fastworker.core.machine cimport find_hooks
 from fastworker.core.records cimport Run, describe_type
 from fastworker.core.states cimport CANCELLED, MEMORY
@@ -343,8 +344,8 @@ cdef class Runner:
         cdef double delay = self.engine.worker.scheduler_delay
         cdef double start = self.start + delay, stop = self.stop + delay
         cdef bint following = False
-        cdef list others = []
-        cdef list records, watchers = None
+        cdef list others = [], records = []
+        cdef list watchers = None
         cdef bint has_hooks
         cdef TaskState ts = self.ts
         key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
@@ -371,8 +372,9 @@ cdef class Runner:
                 # Storing the result may have something to report
                 PyContext_Enter(self.home)
                 try:
-                    records = self.state.task_done_locked(
-                        key, run_id, value, start, stop, nbytes, cls, stimulus_id
+                    process_success(
+                        self.state, key, run_id, value, start, stop, nbytes, cls, stimulus_id,
+                        records,
                     )
                 finally:
                     PyContext_Exit(self.home)
@@ -436,8 +438,8 @@ cdef class Runner:
     cdef bint end(self, object event) except -1:
         """Let the core handle an event other than success that ends the run."""
         cdef bint following = False
-        cdef list others = []
-        cdef list records, watchers = None
+        cdef list others = [], records = []
+        cdef list watchers = None
         self.state.lock.acquire()
         try:
             watchers = self.engine.take_watchers(self.key)
@@ -447,7 +449,7 @@ cdef class Runner:
             if find_hooks(self.state) or self.engine.replaced:
                 self.engine.leave_to_loop(event)
             else:
-                records = self.state.handle_events((event,))
+                process(self.state, event, records)
                 following = self.settle(records, others)
         finally:
             self.state.lock.release()

@@ -25,6 +25,7 @@ from distributed.worker_state_machine import (
 from fastworker.core import TaskState, WorkerState
 from fastworker.core.counters import known_prefixes, prefix_of
 from fastworker.core.log import TransitionLog
+from fastworker.core.messages import compute_task_of, free_keys_of
 
 
 @pytest.mark.parametrize("maxlen", [None, 0, 1, 7, 64, 65, 1000])
@@ -119,12 +120,11 @@ def test_log_length_comes_from_the_config() -> None:
     assert list(ws.log) == [(7,), (8,), (9,)]
 
 
-def test_native_entries_log_the_same_as_events() -> None:
+def test_messages_log_the_same_as_events() -> None:
     def strip(ws: WorkerState) -> tuple[list, list]:
         return [r[:-1] for r in ws.log], list(ws.stimulus_log)
 
-    events, entries = (WorkerState(address="127.0.0.1:1") for _ in range(2))
-    spec = ComputeTaskEvent.dummy_runspec("x")
+    events, messages = (WorkerState(address="127.0.0.1:1") for _ in range(2))
     compute = ComputeTaskEvent.dummy("x", who_has={"y": ["127.0.0.1:2"]}, stimulus_id="s1")
     arrived = GatherDepSuccessEvent(
         worker="127.0.0.1:2", total_nbytes=1, data={"y": 5}, stimulus_id="s2"
@@ -135,14 +135,11 @@ def test_native_entries_log_the_same_as_events() -> None:
         ExecuteSuccessEvent.dummy("x", 1, stimulus_id="s3"),
         FreeKeysEvent(keys=["x"], stimulus_id="s4"),
     )
-    entries.compute_task(
-        "x", 0, [0], spec, {"y": ["127.0.0.1:2"]}, {"y": 1}, {}, False, {}, None, "s1"
-    )
-    entries.handle_stimulus(arrived)
-    entries.task_done("x", 1, 1, 0.0, 1.0, 1, None, "s3")
-    entries.free_keys(["x"], "s4")
-    assert strip(events) == strip(entries)
-    assert events.tasks.keys() == entries.tasks.keys()
+    messages.handle_events((compute_task_of(compute), arrived))
+    messages.handle_stimulus(ExecuteSuccessEvent.dummy("x", 1, stimulus_id="s3"))
+    messages.handle_events((free_keys_of(FreeKeysEvent(keys=["x"], stimulus_id="s4")),))
+    assert strip(events) == strip(messages)
+    assert events.tasks.keys() == messages.tasks.keys()
 
 
 KEYS = [

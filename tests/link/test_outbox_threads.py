@@ -23,6 +23,7 @@ from distributed.worker_state_machine import (
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
 from fastworker.link.outbox import Outbox
+from support.core import events
 from support.link.ends import EVERY_TRANSPORT, NEVER, PATIENCE, Ends, in_thread, started
 
 pytestmark = pytest.mark.usefixtures("either_comm")
@@ -34,8 +35,8 @@ def finished(keys, value=1):
     describe_type(type(value))
     out = []
     for key in keys:
-        state.compute_task(key, 1, (0,), "spec", None, None, {}, False, {}, None, "s")
-        out += state.task_done(key, 1, value, 1.0, 2.0, 28, type(value), "s")
+        state.handle_stimulus(events.compute(key))
+        out += state.handle_events((events.success(key, value),))
     return out
 
 
@@ -130,10 +131,9 @@ async def test_records_arrive_as_stock_would_send_them():
     records = finished(["a", ("b", 1, (2.5, b"c")), 7])
     records += finished(["d"], value=type("Undescribed", (), {})())
     state = WorkerState(nthreads=1)
-    state.compute_task("e", 1, (0,), "spec", None, None, {}, False, {}, None, "s")
+    state.handle_stimulus(events.compute("e"))
     state.tasks["e"].metadata = {"a": {1, 2}}
-    records += state.task_done("e", 1, 1, 1.0, 2.0, 28, int, "s")
-    records += state.free_keys(["e"], "s")
+    records += state.handle_events((events.success("e", 1), events.free("e")))
     records.append(LongRunningMsg(stimulus_id="s", key="f", run_id=1, compute_duration=None))
     async with Ends() as ends, Ends() as stock_ends:
         outbox = await started(ends, Outbox(NEVER))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import msgpack
 import pytest
 from distributed.protocol.core import dumps
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from fastworker.core import WorkerState
 from fastworker.core.records import Dropped, Finished, Held, describe_type, to_instructions
 from fastworker.link.reports import pack_report
+from support.core import events
 
 texts = st.text(st.characters(codec="utf-8"))
 integers = st.integers(-(2**63), 2**64 - 1)
@@ -24,9 +27,9 @@ keys = st.recursive(
 def run(key, value=1, *, run_id=1, stimulus_id="stimulus", state=None):
     """The message about a task that the core has seen through."""
     state = state if state is not None else WorkerState(nthreads=1)
-    state.compute_task(key, run_id, (0,), "spec", None, None, {}, False, {}, None, stimulus_id)
-    cls = type(value)
-    (record,) = state.task_done(key, run_id, value, 10.0, 11.5, 28, cls, stimulus_id)
+    state.handle_stimulus(events.compute(key, run_id=run_id))
+    success = events.success(key, value, run_id=run_id, stop=11.5, stimulus_id=stimulus_id)
+    (record,) = state.handle_events((success,))
     assert type(record) is Finished
     return record
 
@@ -51,7 +54,7 @@ def test_finished(key, run_id, stimulus_id):
 def test_dropped(key, stimulus_id):
     state = WorkerState(nthreads=1)
     run(key, state=state)
-    (record,) = state.free_keys([key], stimulus_id)
+    (record,) = state.handle_events((events.free(key, stimulus_id=stimulus_id),))
     assert type(record) is Dropped
     assert pack_report(record) == by_stock(record)
 
@@ -61,8 +64,7 @@ def test_dropped(key, stimulus_id):
 def test_held(key, stimulus_id):
     state = WorkerState(nthreads=1, address="tcp://10.0.0.1:1")
     peer = "tcp://10.0.0.2:2"
-    needed = {key: [peer]}, {key: 1}
-    state.compute_task("needs it", 1, (0,), "spec", *needed, {}, False, {}, None, "compute")
+    state.handle_stimulus(events.compute("needs it", {key: [peer]}))
     arrived = GatherDepSuccessEvent(
         worker=peer, total_nbytes=1, data={key: 1}, stimulus_id=stimulus_id
     )
@@ -77,9 +79,9 @@ def test_held(key, stimulus_id):
 def test_finished_with_metadata_and_no_times(metadata):
     describe_type(int)
     state = WorkerState(nthreads=1)
-    state.compute_task("x", 1, (0,), "spec", None, None, {}, False, {}, None, "s")
+    state.handle_stimulus(events.compute("x"))
     state.tasks["x"].metadata = metadata
-    (record,) = state.task_done("x", 1, 1, float("nan"), float("nan"), 28, int, "s")
+    (record,) = state.handle_events((events.success("x", 1, start=nan, stop=nan),))
     assert record.metadata == metadata or not metadata
     assert pack_report(record) == by_stock(record)
 
@@ -87,9 +89,9 @@ def test_finished_with_metadata_and_no_times(metadata):
 def test_metadata_that_is_not_plain():
     describe_type(int)
     state = WorkerState(nthreads=1)
-    state.compute_task("x", 1, (0,), "spec", None, None, {}, False, {}, None, "s")
+    state.handle_stimulus(events.compute("x"))
     state.tasks["x"].metadata = {"x": {1, 2}}
-    (record,) = state.task_done("x", 1, 1, 1.0, 2.0, 28, int, "s")
+    (record,) = state.handle_events((events.success("x", 1),))
     assert pack_report(record) is None
 
 

@@ -31,10 +31,12 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
+from fastworker.core.messages import compute_task_of
 from fastworker.core.records import Run, to_instructions
 from fastworker.data.store import Store
 from fastworker.execution.pool import PullThreadPoolExecutor
 from fastworker.link.outbox import Outbox
+from support.core import events
 from support.stress.duration import SECONDS, SEED, takes
 from support.stress.values import Awkward, alive, bad_weather, give_way, litter
 
@@ -120,10 +122,15 @@ class Machine:
             ts = self.state.tasks.get(dep)
             if ts is None or ts.state != "memory":
                 dep = None
-            records = self.state.compute_task(
-                key, i, (i % 5, i), Awkward(i), {dep: ["tcp://1.1.1.1:1"]} if dep else {},
-                {dep: 1} if dep else {}, {}, False, {}, None, f"compute-{i}",
-            )  # fmt: skip
+            event = events.compute(
+                key,
+                {dep: ["tcp://1.1.1.1:1"]} if dep else {},
+                priority=(i % 5, i),
+                run_id=i,
+                run_spec=Awkward(i),
+                stimulus_id=f"compute-{i}",
+            )
+            records = self.state.handle_events((compute_task_of(event),))
         self.known[key] = None
         self.carry_out(records)
 
@@ -138,9 +145,7 @@ class Machine:
             self.handle(SecedeEvent(key=key, compute_duration=0.1, stimulus_id="secede"))
         if how < 0.7:
             value = Awkward(ts.run_id)
-            self.carry_out(
-                self.state.task_done(key, ts.run_id, value, 1.0, 2.0, 64, Awkward, "done")
-            )
+            self.handle(events.success(key, value, run_id=ts.run_id, nbytes=64))
         elif how < 0.85:
             self.handle(RescheduleEvent(key=key, stimulus_id="again"))
         else:
@@ -170,7 +175,7 @@ class Machine:
                 ts = self.state.tasks.get(key)
                 if ts is None or not ts.dependents:
                     self.known.pop(key, None)
-                    self.carry_out(self.state.free_keys([key], "free"))
+                    self.handle(events.free(key))
 
     def look(self, chance: random.Random) -> None:
         look = chance.choice([
@@ -192,7 +197,7 @@ def test_core() -> None:
     assert not machine.state.lock.held
     chance = random.Random(0)
     while machine.state.tasks or not machine.to_run.empty():
-        machine.carry_out(machine.state.free_keys(list(machine.state.tasks), "free"))
+        machine.handle(events.free(*machine.state.tasks))
         machine.run_one(chance)
     machine.state.validate_state()
     assert machine.state.executed_count and machine.finished["task-finished"]

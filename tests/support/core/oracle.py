@@ -22,7 +22,7 @@ from sortedcontainers import SortedList
 
 import fastworker.core
 from fastworker.core.records import to_instructions
-from support.core.entries import entry_of
+from support.core.entries import native
 
 STOCK = wsm.WorkerState
 
@@ -168,7 +168,7 @@ class NativeMachine(Machine):
 
     Parameters
     ----------
-    entries: hand the frequent events over as the live worker does, without the event object
+    entries: hand the frequent messages over as the live worker does, not as events
     """
 
     def __init__(
@@ -188,15 +188,7 @@ class NativeMachine(Machine):
         start_native_serials(first_serial)
 
     def handle_by_entries(self, *events: wsm.StateMachineEvent) -> list[wsm.Instruction]:
-        out: list[wsm.Instruction] = []
-        for ev in events:
-            entry = entry_of(self.state, ev)
-            if entry is None:
-                out += self.state.handle_stimulus(ev)
-            else:
-                method, arguments = entry
-                out += to_instructions(method(*arguments))
-        return out
+        return to_instructions(self.state.handle_events(tuple(native(ev) for ev in events)))
 
 
 def is_native(state_class: type) -> bool:
