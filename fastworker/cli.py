@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from fastworker._version import __version__
-from fastworker.deploy.errors import one_line_for_errors
+from fastworker.deploy.errors import check_address, one_line_for_errors
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ WORKER_CLASS = "fastworker.Worker"
 HELP = "'fastworker --help' lists the options"
 
 EPILOG = """
+'fastworker doctor' looks at the installation, the machine and a cluster, and says what to do.
+
 'fastworker scheduler' starts a Dask scheduler with the low-latency lane; it takes the options of
 'dask scheduler'.
 
@@ -132,13 +134,8 @@ def _wait_for_scheduler_file(options: dict[str, Any]) -> None:
 
 
 def _check_scheduler(options: dict[str, Any]) -> None:
-    """Raise ClickException unless a scheduler is named, with a well-formed address.
-
-    The scheduler and its host need not exist yet: the worker waits for them.
-    """
+    """Raise ClickException unless a scheduler is named, with a well-formed address."""
     import dask
-    from distributed.comm import get_address_host_port
-    from distributed.comm.registry import backends, get_backend
 
     if options["scheduler_file"] and not options["scheduler"]:
         return
@@ -148,22 +145,7 @@ def _check_scheduler(options: dict[str, Any]) -> None:
             "no scheduler given; name one like 'fastworker tcp://10.0.0.1:8786', "
             f"or use --scheduler-file; {HELP}"
         )
-    example = f"expected one like tcp://10.0.0.1:8786; {HELP}"
-    if any(letter.isspace() for letter in address):
-        raise click.ClickException(f"{address!r} is no address of a scheduler; {example}")
-    scheme = address.partition("://")[0] if "://" in address else None
-    try:
-        if scheme is not None:
-            get_backend(scheme)
-        host, _ = get_address_host_port(address)
-    except ValueError as error:
-        if scheme in backends and scheme == "inproc":
-            return
-        raise click.ClickException(
-            f"{address!r} is no address of a scheduler ({error}); {example}"
-        ) from error
-    if not host:
-        raise click.ClickException(f"{address!r} names no host; {example}")
+    check_address(address, HELP)
 
 
 def _check_values(options: dict[str, Any]) -> None:
@@ -255,6 +237,10 @@ def main(args: Sequence[str] | None = None) -> None:
         from fastworker.deploy.scheduler import scheduler_command
 
         scheduler_command().main(args=args[1:], prog_name="fastworker scheduler")
+    elif args and args[0] == "doctor":
+        from fastworker.doctor.command import doctor_command
+
+        doctor_command.main(args=args[1:], prog_name="fastworker doctor")
     else:
         worker_command().main(args=args, prog_name="fastworker")
 

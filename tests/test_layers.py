@@ -26,8 +26,9 @@ MAY_KNOW = {
     "nanny": "comm control link worker",
     "deploy": "_version config control nanny scheduler worker",
     "__init__": "_version comm core nanny scheduler worker deploy",
+    "doctor": "config comm scheduler deploy __init__",
     "demo": "__init__",
-    "cli": "_version comm link nanny deploy demo",
+    "cli": "_version comm link nanny deploy demo doctor",
     "__main__": "cli",
 }
 

@@ -106,3 +106,9 @@ def number_of_threads(value: Any) -> int:
     if number < 0:
         raise ValueError(f"nthreads must not be negative, got {value!r}")
     return number
+
+
+def check_worker_settings() -> None:
+    """Raises ValueError, naming the key, for a bad value under ``fastworker.worker``."""
+    for name in _WORKER_READERS:
+        worker_setting(name)

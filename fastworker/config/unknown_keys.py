@@ -26,16 +26,23 @@ ALIKE = 0.6
 _warned: set[str] = set()
 
 
+def complaints() -> list[str]:
+    """A sentence about each key that does not exist."""
+    return [complaint for _, complaint in _all_complaints()]
+
+
 def warn_of_unknown_keys() -> None:
     """Log a warning for each key that does not exist, once in a process."""
-    given = dask.config.get(SECTION, None)
-    for key, complaint in (
-        *_complaints(given, DEFAULTS[SECTION], SECTION),
-        *((key, _no_section(key, value)) for key, value in displaced.items()),
-    ):
+    for key, complaint in _all_complaints():
         if key not in _warned:
             _warned.add(key)
             logger.warning("%s", complaint)
+
+
+def _all_complaints() -> Iterator[tuple[str, str]]:
+    """Each key that does not exist, and the warning about it."""
+    yield from _complaints(dask.config.get(SECTION, None), DEFAULTS[SECTION], SECTION)
+    yield from ((key, _no_section(key, value)) for key, value in list(displaced.items()))
 
 
 def _complaints(given: Any, known: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]]:

@@ -41,6 +41,32 @@ def one_line_for_errors(ports: Mapping[str, object]) -> Iterator[None]:
         raise click.ClickException(_with_causes(error) + _taken(error, ports)) from error
 
 
+def check_address(address: str, help_text: str) -> None:
+    """Raise ClickException, which ends with ``help_text``, for what is no address of a scheduler.
+
+    The scheduler and its host need not exist.
+    """
+    from distributed.comm import get_address_host_port
+    from distributed.comm.registry import backends, get_backend
+
+    example = f"expected one like tcp://10.0.0.1:8786; {help_text}"
+    if any(letter.isspace() for letter in address):
+        raise click.ClickException(f"{address!r} is no address of a scheduler; {example}")
+    scheme = address.partition("://")[0] if "://" in address else None
+    try:
+        if scheme is not None:
+            get_backend(scheme)
+        host, _ = get_address_host_port(address)
+    except ValueError as error:
+        if scheme in backends and scheme == "inproc":
+            return
+        raise click.ClickException(
+            f"{address!r} is no address of a scheduler ({error}); {example}"
+        ) from error
+    if not host:
+        raise click.ClickException(f"{address!r} names no host; {example}")
+
+
 def _with_causes(error: BaseException | None) -> str:
     texts = []
     while error is not None:

@@ -1,0 +1,50 @@
+"""What a check has found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Parameters
+    ----------
+    name
+        What was looked at, in a word or two.
+    text
+        What was found.
+    level
+        ``problem`` for what fails jobs; ``note`` for what costs time or may surprise.
+    advice
+        What to do about it; empty for ``ok``.
+    """
+
+    name: str
+    text: str
+    level: Level = "ok"
+    advice: str = ""
+
+
+def found(checks: Iterable[Callable[[], Iterator[Finding]]]) -> list[Finding]:
+    """The findings of all checks. One that raises is a finding too: the others are made."""
+    return [finding for check in checks for finding in _of(check)]
+
+
+def _of(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except Exception as error:
+        return [
+            Finding(
+                getattr(check, "func", check).__name__,
+                f"cannot be looked at: {type(error).__name__}: {error}",
+                "note",
+                "report this line if you cannot explain it",
+            )
+        ]
