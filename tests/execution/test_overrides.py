@@ -17,6 +17,7 @@ from distributed.worker import DEFAULT_EXTENSIONS
 
 import fastworker
 from fastworker.control.views import StateViews, view
+from support.beside_stock import as_stock
 from support.in_process import ONE_WORKER, cluster, gate, until
 
 VIEWS = sorted(name for name, value in vars(StateViews).items() if isinstance(value, view))
@@ -181,6 +182,32 @@ async def test_a_method_put_in_by_a_plugin(c, s, a, method, what, expected):
     plugin.heard.clear()
     await work(c)
     assert plugin.heard == []
+
+
+@pytest.mark.parametrize("method", ["gather_dep", "execute"])
+@as_stock(nthreads=[("127.0.0.1", 1)] * 2)
+async def test_a_coroutine_function_put_in_by_a_plugin(c, s, a, b, *, method):
+    """The state machine's instructions go by it while it is there."""
+    called = []
+    original = getattr(b, method)
+
+    async def mine(*args, **kwargs):
+        called.append(args)
+        return await original(*args, **kwargs)
+
+    async def fetch_and_run():
+        x = c.submit(inc, 1, workers=[a.address], pure=False)
+        assert await c.submit(inc, x, workers=[b.address], pure=False) == 3
+        return x.key
+
+    setattr(b, method, mine)
+    key = await fetch_and_run()
+    (args,) = called
+    if method == "gather_dep":
+        assert args == (a.address, {key})
+    delattr(b, method)
+    await fetch_and_run()
+    assert called == [args]
 
 
 @cluster(nthreads=[])
