@@ -54,11 +54,11 @@ class PullThreadPoolExecutor(ThreadPoolExecutor):
     def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
         super().__init__(max_workers, thread_name_prefix=thread_name_prefix)
         self._work_queue = WorkQueue()
-        # Guards `_threads`, but for the `remove` of distributed's `secede`. Whoever submits,
-        # secedes or finds more tasks than it can run itself adds threads, each of them under
-        # another lock or none. Reentrant: to make a thread may run the garbage collector. Those
-        # that start under it need nothing else to start, so that it may be taken under any lock;
-        # but not under the core's, which a finalizer may want in a thread that starts.
+        # Guards `_threads`, but for the `remove` of distributed's `secede`. A thread that submits,
+        # secedes or finds more tasks than it can run itself adds threads, under another lock or
+        # none. Reentrant: making a thread may run the garbage collector. A thread that starts needs
+        # nothing that is held here, so this lock may be taken under any other but the core's: a
+        # finalizer may want that one in a thread that starts.
         self._threads_lock = threading.RLock()
 
     def _adjust_thread_count(self) -> None:

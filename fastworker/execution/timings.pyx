@@ -211,14 +211,14 @@ cdef class ExecuteMetrics:
                 self.n_durations += 1
 
     cdef int ask(self) except -1:
-        """Have somebody drain, before there is no room left."""
+        """Have the event loop drain, before there is no room left."""
         self.asked = True
         wake = self.wake
         if wake is not None:
             wake()
         return 0
 
-    # For whoever reads the figures
+    # For readers of the figures
 
     @property
     def empty(self):

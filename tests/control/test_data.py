@@ -18,7 +18,7 @@ from distributed.worker_state_machine import (
 import fastworker
 from support.in_process import ONE_WORKER, HeldTransfers, cluster, gate, heard, snapshot, until
 
-NOBODY = "tcp://127.0.0.1:1"
+NO_PEER = "tcp://127.0.0.1:1"
 
 
 def slow_inc(g, x):
@@ -234,9 +234,9 @@ async def test_gather_dep_from_a_peer(c, s, a, b):
 
 
 @cluster()
-async def test_gather_dep_from_nobody(c, s, a, b):
+async def test_gather_dep_from_an_address_without_a_worker(c, s, a, b):
     y, *_ = await missing_inputs(c, s, b, a, "x")
-    event = await a.gather_dep(NOBODY, "x")
+    event = await a.gather_dep(NO_PEER, "x")
     assert isinstance(event, GatherDepNetworkFailureEvent)
     assert a.task_state["x"] == "missing"
     a.handle_missing_dep(["x"])
@@ -373,14 +373,14 @@ async def test_the_machine_selects_the_same_keys(c, s, a, b):
 @cluster()
 async def test_gather_from_workers(c, s, a, b):
     x = await c.scatter({"x": 1}, workers=[b.address])
-    who_has = {"x": [b.address], "z": [b.address], "gone": [NOBODY]}
+    who_has = {"x": [b.address], "z": [b.address], "gone": [NO_PEER]}
     before = snapshot(a)
     for pool in (None, b.rpc):
         data, missing, failed, gone = await a.gather_from_workers(who_has, pool)
         assert data == {"x": 1}
         assert sorted(missing) == ["gone", "z"]
         assert failed == []
-        assert gone == [NOBODY]
+        assert gone == [NO_PEER]
     assert snapshot(a) == before
     with pytest.raises(TypeError, match="who_has must map keys to addresses"):
         await a.gather_from_workers("x")

@@ -323,7 +323,7 @@ async def test_the_life_of_an_input(c, s, a, b):
 
 
 @cluster()
-async def test_an_input_in_flight_that_nobody_needs(c, s, a, b):
+async def test_an_input_in_flight_that_no_task_needs(c, s, a, b):
     async with HeldTransfers(s.address, nthreads=1) as w:
         x = await c.scatter({"x": 1}, workers=[b.address])
         y = c.submit(inc, x["x"], key="y", workers=[w.address])

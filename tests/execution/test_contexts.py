@@ -19,7 +19,7 @@ import fastworker
 from support.beside_stock import as_stock
 from support.in_process import cluster
 
-VARIABLE = contextvars.ContextVar("VARIABLE", default="nobody")
+VARIABLE = contextvars.ContextVar("VARIABLE", default="default")
 
 PRELOAD = """
 import decimal

@@ -120,7 +120,7 @@ async def test_context_variables_do_not_leak(c, s, a):
 
 @pytest.mark.parametrize("kind", WORKERS)
 @cluster(nthreads=[])
-async def test_context_variables_of_whoever_started_the_worker(c, s, kind):
+async def test_context_variables_of_the_caller_that_started_the_worker(c, s, kind):
     token = VARIABLE.set("of the worker")
     try:
         async with WORKERS[kind](s.address, nthreads=1):

@@ -325,7 +325,7 @@ async def test_what_is_larger_than_a_message_may_be(c, s, a, b):
 
 
 @native
-async def test_what_cannot_travel_and_nobody_needs(c, s, a, b):
+async def test_what_cannot_travel_and_no_task_needs(c, s, a, b):
     x = c.submit(Stubborn, key="x", workers=[a.address])
     y = c.submit(inc, 1, key="y", workers=[a.address])
     await distributed.wait([x, y])
