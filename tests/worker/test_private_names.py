@@ -19,7 +19,8 @@ from support.in_process import ONE_WORKER, cluster
 
 OF_WORKER = (
     *("_address", "_async_instructions", "_comms", "_dashboard", "_event_finished"),
-    *("_http_prefix", "_start_async_instruction", "_status", "_update_latency", "_workdir"),
+    *("_finalize_metrics", "_get_cause", "_http_prefix", "_start_async_instruction", "_status"),
+    *("_update_latency", "_update_metrics_received_data", "_workdir"),
 )
 OF_POOL = (
     *("_adjust_thread_count", "_counter", "_max_workers", "_rejoin_list", "_rejoin_lock"),
