@@ -98,7 +98,7 @@ class Worker(
             kwargs["nthreads"] = number_of_threads(kwargs["nthreads"])
         self._fetcher = Fetcher(self)
         self._result_server = ResultServer(self)
-        self.by_hand = set()
+        self._awaited = {}
         self._hand_back = HandBack(self, worker_setting("hand-back-after"))
         by_default = (
             scheduler_ip is None

@@ -36,7 +36,13 @@ from distributed.core import Status
 from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
-from fastworker.control.steering import Steering, lock_of, new_stimulus_id, users
+from fastworker.control.steering import (
+    Steering,
+    is_by_hand,
+    lock_of,
+    new_stimulus_id,
+    users,
+)
 from fastworker.core.counters import prefix_of
 
 if TYPE_CHECKING:
@@ -104,7 +110,7 @@ def not_begun(worker: Steering) -> list[Key]:
             for ts in state.tasks.values()
             if ts.state in NOT_BEGUN
             and ts.key not in state.actors
-            and ts.key not in worker.by_hand
+            and not is_by_hand(ts)
             and not users(ts)
         ]
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
-from fastworker.control.steering import Steering, lock_of, new_stimulus_id, users
+from fastworker.control.steering import (
+    Steering,
+    is_by_hand,
+    lock_of,
+    new_stimulus_id,
+    users,
+)
 from fastworker.data.disk import SpillFileLost
 
 if TYPE_CHECKING:
@@ -50,4 +56,4 @@ def _needing(worker: Steering, key: Key) -> list[Key] | None:
         ts = worker.state.tasks.get(key)
         if ts is None or ts.state != "memory":
             return None
-        return [each.key for each in users(ts) if each.key not in worker.by_hand]
+        return [each.key for each in users(ts) if not is_by_hand(each)]

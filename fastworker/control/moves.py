@@ -25,6 +25,7 @@ from fastworker.control.steering import (
     BUSY,
     Steering,
     locked,
+    mark_by_hand,
     new_stimulus_id,
     wanted_here,
 )
@@ -199,7 +200,7 @@ class Moves(Steering):
                 raise ValueError(f"input {dep.key!r} of {ts.key!r} is gone")
         if ts.state == "memory":
             self._check_unused(ts)
-        self._mark_by_hand(ts.key)
+        mark_by_hand(ts)
         self._recommend(ts, "waiting", stimulus_id)
 
     def _move_to_ready(self, ts: TaskState, finish: str, stimulus_id: str) -> None:

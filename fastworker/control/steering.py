@@ -19,6 +19,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.control import checks
+from fastworker.core import TaskState
 from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from distributed.worker_state_machine import StateMachineEvent
     from tornado.ioloop import IOLoop
 
-    from fastworker.core import TaskState, WorkerState
+    from fastworker.core import WorkerState
     from fastworker.execution.engine import Engine
     from fastworker.execution.stock import StockEngine
 
@@ -56,6 +57,17 @@ def wanted_here(ts: TaskState) -> bool:
 def users(ts: TaskState) -> list[TaskState]:
     """The tasks to be run on this worker that take ``ts`` as an input."""
     return [dependent for dependent in ts.dependents if dependent.state in PROCESSING]
+
+
+def mark_by_hand(ts: Any) -> None:
+    """Note that a task is here because of a call by hand. The caller holds the core's lock."""
+    if isinstance(ts, TaskState):  # distributed's own state machine has nowhere to note it
+        ts.by_hand = True
+
+
+def is_by_hand(ts: Any) -> bool:
+    """Whether a task was added or made to wait by hand: the scheduler may not know it."""
+    return isinstance(ts, TaskState) and ts.by_hand
 
 
 def lock_of(state: Any) -> AbstractContextManager[Any]:
@@ -89,11 +101,6 @@ class Steering:
         _engine: Engine | StockEngine
         _async_instructions: set[asyncio.Task[StateMachineEvent]]
 
-        #: Keys of tasks that were added or made to wait by hand; the scheduler may not know them.
-        #: The thread of the event loop adds and removes, with the core's lock. Any thread may read
-        #: with the lock.
-        by_hand: set[Key]
-
         def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
         def _report_broken_state(self, error: Exception) -> None: ...
 
@@ -106,12 +113,6 @@ class Steering:
                 f"{self!r} may only be changed from the thread of its event loop; "
                 "from elsewhere use worker.loop.add_callback"
             )
-
-    def _mark_by_hand(self, key: Key) -> None:
-        """Note that a task is here because of a call by hand. The caller holds the core's lock."""
-        if len(self.by_hand) > 1000 + len(self.state.tasks):
-            self.by_hand.intersection_update(list(self.state.tasks))
-        self.by_hand.add(key)
 
     def _known(self, key: Key) -> TaskState:
         """The task of that key. Raises KeyError if the worker has none."""

@@ -28,6 +28,7 @@ from fastworker.control.steering import (
     PROCESSING,
     Steering,
     locked,
+    mark_by_hand,
     new_stimulus_id,
     users,
     wanted_here,
@@ -40,11 +41,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("distributed.worker")
 
 
+def resolve(futures: list[asyncio.Future[StateMachineEvent]], event: StateMachineEvent) -> None:
+    """Hand an event to the futures that have not been cancelled."""
+    for future in futures:
+        if not future.done():
+            future.set_result(event)
+
+
 class TaskVerbs(Steering):
     """A mixin of ``fastworker.Worker``."""
 
     if TYPE_CHECKING:
         scheduler_delay: float
+
+        #: {key: futures of the event that ends its run in a thread}. Guarded by the core's lock.
+        _awaited: dict[Key, list[asyncio.Future[StateMachineEvent]]]
 
         async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
 
@@ -135,7 +146,6 @@ class TaskVerbs(Steering):
             raise ValueError(f"task {key!r} needs {sorted(unheld, key=str)}; not in who_has")
 
         sources = {dep: self._sources(key, dep, workers) for dep, workers in who_has.items()}
-        self._mark_by_hand(key)
         self.handle_stimulus(
             ComputeTaskEvent(
                 key=key,
@@ -151,6 +161,7 @@ class TaskVerbs(Steering):
                 stimulus_id=stimulus_id,
             )
         )
+        mark_by_hand(self.state.tasks.get(key))
 
     def _check_resources(self, restrictions: Mapping[str, float]) -> dict[str, float]:
         total = self.state.total_resources
@@ -272,7 +283,7 @@ class TaskVerbs(Steering):
             if run.get_name() == name:
                 return await asyncio.shield(run)
         outcome: asyncio.Future[StateMachineEvent] = asyncio.get_running_loop().create_future()
-        if self._engine.watch(key, outcome):
+        if self._await_end(key, outcome):
             return await outcome
         times = [each for each in ts.startstops if each["action"] == "compute"]
         if times and ts.state == "memory":
@@ -299,6 +310,27 @@ class TaskVerbs(Steering):
                 stimulus_id=new_stimulus_id("execute"),
             )
         raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
+
+    @locked
+    def _await_end(self, key: Key, outcome: asyncio.Future[StateMachineEvent]) -> bool:
+        """Resolve ``outcome`` with the event that will end the present run of a task in a thread.
+
+        Returns False, and does nothing, if the task does not run.
+        """
+        ts = self.state.tasks.get(key)
+        if ts not in self.state.executing and ts not in self.state.long_running:
+            return False
+        self._awaited.setdefault(key, []).append(outcome)
+        self._engine.finished = self._run_ended
+        return True
+
+    def _run_ended(self, event: Any) -> None:
+        """Resolve what awaits this event, in the event loop. The caller holds the core's lock."""
+        outcomes = self._awaited.pop(event.key, None)
+        if not self._awaited:
+            self._engine.finished = None
+        if outcomes is not None:
+            self.loop.add_callback(resolve, outcomes, event)
 
     @locked
     def put_key_in_memory(self, key: Key, value: Any, report: bool = True) -> None:

@@ -41,7 +41,8 @@ cdef class TaskState:
     cdef uint8_t next_
     cdef uint8_t counted  # the state under which `counts` has this task; NONE: not counted
     cdef public bint done
-    cdef bint touched  # already in WorkerState.touched
+    cdef bint touched  # already in State.touched
+    cdef public bint by_hand  # added or made to wait by hand: the scheduler may not know it
     cdef int64_t nbytes_
     cdef PrefixCounts counts
 

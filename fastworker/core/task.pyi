@@ -45,6 +45,7 @@ class TaskState:
     annotations: dict[str, Any] | None
     span_id: str | None
     done: bool
+    by_hand: bool
     _instances: ClassVar[TaskInstances]
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 

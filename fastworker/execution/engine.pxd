@@ -30,9 +30,9 @@ cdef class Engine:
     cdef bint sends  # `batched_send` is not
 
     # Guarded by state.lock
-    # The worker's set of the same name; of its tasks the run_spec is kept when they have been run
-    cdef set by_hand
-    cdef dict watchers  # {key: [asyncio.Future of the event that ends its run]}
+    # None, or called with each event that has ended a run in a pull thread, in that thread and
+    # with the lock held: must not wait
+    cdef public object finished
     # How many tasks were put into the queue since somebody saw to it that there are threads for
     # them. Added to under the lock; read and set back under the GIL, without a switch in between
     cdef Py_ssize_t n_put
@@ -42,8 +42,6 @@ cdef class Engine:
     cdef Run route(self, list records, bint take, list others)
     cdef int add_threads(self) except -1
     cdef int call_loop(self, object callback, object arg) except -1
-    cdef list take_watchers(self, object key)
-    cdef int tell(self, list watchers, object event) except -1
     cdef bint is_late(self, tuple stims) except -1
     cdef int leave_to_loop(self, object event) except -1
     cdef int end_loop(self, object key, object error) except -1

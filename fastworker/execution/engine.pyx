@@ -83,8 +83,6 @@ cdef class Engine:
         self.execution_state = worker.execution_state
         fast = getattr(worker.data, "fast", None)
         self.memory = fast if isinstance(fast, ResultLRU) else None
-        self.by_hand = worker.by_hand
-        self.watchers = {}
         self.broken_by = ()
         self.look_at_methods()
 
@@ -179,14 +177,6 @@ cdef class Engine:
                 raise
         return 0
 
-    cdef list take_watchers(self, object key):
-        """Those who wait for the end of the present run of a task, or None; the lock is held."""
-        return self.watchers.pop(key, None) if self.watchers else None
-
-    cdef int tell(self, list watchers, object event) except -1:
-        """Hand them the event that ended the run, and has been handled."""
-        return self.call_loop(partial(resolve, watchers), event)
-
     cdef bint is_late(self, tuple stims) except -1:
         """Whether all there is to say is that a task has seceded which is over by now.
 
@@ -275,26 +265,3 @@ cdef class Engine:
         return self.call_loop(
             partial(self.worker._start_async_instruction, f"execute({key!r})", outcome.throw), error
         )
-
-    # ------------------------------------------------------------------- for the worker
-
-    def watch(self, key, future):
-        """Resolve an asyncio future with the event that will end the present run of a task.
-
-        Returns False, and does nothing, if the task does not run.
-        """
-        self.state.lock.acquire()
-        try:
-            ts = self.state.tasks.get(key)
-            if ts not in self.state.executing and ts not in self.state.long_running:
-                return False
-            self.watchers.setdefault(key, []).append(future)
-            return True
-        finally:
-            self.state.lock.release()
-
-
-def resolve(list futures, event):
-    for future in futures:
-        if not future.done():
-            future.set_result(event)

@@ -63,16 +63,14 @@ def raised(
     )
 
 
-def could_not_start(
-    error: BaseException, ts: TaskState, run_id: int, by_hand: bool
-) -> StateMachineEvent:
+def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMachineEvent:
     """The event for a task whose inputs could not be had; ``error`` is being handled.
 
     They were released before the task began, say, or cannot be unpickled. A task of the
     scheduler's that needs what is lost goes back: what is lost is computed again first.
     """
     key: Key = ts.key
-    if isinstance(error, SpillFileLost) and not by_hand:
+    if isinstance(error, SpillFileLost) and not ts.by_hand:
         return RescheduleEvent(key=key, stimulus_id=f"lost-input-{time()}")
     if ts.state in ("executing", "long-running"):
         logger.error("Exception during execution of task %r", key, exc_info=True)

@@ -51,5 +51,4 @@ cdef class Runner:
     cdef bint end(self, object event) except -1
     cdef bint settle(self, list records, list others) except -1
     cdef tuple drop(self)
-    cdef bint by_hand(self) except -1
     cdef int break_down(self, object error) except -1

@@ -345,7 +345,6 @@ cdef class Runner:
         cdef double start = self.start + delay, stop = self.stop + delay
         cdef bint following = False
         cdef list others = [], records = []
-        cdef list watchers = None
         cdef bint has_hooks
         cdef TaskState ts = self.ts
         key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
@@ -356,10 +355,10 @@ cdef class Runner:
         stimulus_id = stamped("task-finished")
         self.state.lock.acquire()
         try:
-            watchers = self.engine.take_watchers(key)
             self.threads[key] = self.ident
+            finished = self.engine.finished
             has_hooks = find_hooks(self.state) or self.engine.replaced
-            if has_hooks or watchers is not None:
+            if has_hooks or finished is not None:
                 event = ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
                     type=cls, stimulus_id=stimulus_id,
@@ -380,16 +379,16 @@ cdef class Runner:
                     PyContext_Exit(self.home)
                 if ts.state_ == MEMORY:
                     self.measure(SUCCESS)
-                    if not self.by_hand():
+                    if not ts.by_hand:
                         ts.run_spec = None  # what it holds may be larger than the result
                 else:
                     self.measure(RUN_FOR_NOTHING)
                 _held = self.drop()
                 following = self.settle(records, others)
+            if finished is not None:
+                finished(event)
         finally:
             self.state.lock.release()
-        if watchers is not None:
-            self.engine.tell(watchers, event)
         if self.engine.memory is not None and self.engine.memory.over_target:
             _held = value = event = None  # what is spilled is to make room
             # Another thread has taken the room that was made
@@ -423,26 +422,18 @@ cdef class Runner:
                     self.stop + delay,
                 )
             else:
-                event = outcome.could_not_start(error, self.ts, self.run_id, self.by_hand())
+                event = outcome.could_not_start(error, self.ts, self.run_id)
         except Exception as unexpected:  # there are errors without a repr, for example
             begin_traceback_with_task(unexpected)
-            event = outcome.could_not_start(
-                unexpected, self.ts, self.run_id, self.by_hand()
-            )
+            event = outcome.could_not_start(unexpected, self.ts, self.run_id)
         return self.end(event)
-
-    cdef bint by_hand(self) except -1:
-        """Whether the task in hand was added by hand: the scheduler knows nothing of it."""
-        return self.engine.by_hand and self.key in self.engine.by_hand
 
     cdef bint end(self, object event) except -1:
         """Let the core handle an event other than success that ends the run."""
         cdef bint following = False
         cdef list others = [], records = []
-        cdef list watchers = None
         self.state.lock.acquire()
         try:
-            watchers = self.engine.take_watchers(self.key)
             self.threads[self.key] = self.ident
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
             _held = self.drop()
@@ -451,10 +442,10 @@ cdef class Runner:
             else:
                 process(self.state, event, records)
                 following = self.settle(records, others)
+            if self.engine.finished is not None:
+                self.engine.finished(event)
         finally:
             self.state.lock.release()
-        if watchers is not None:
-            self.engine.tell(watchers, event)
         self.engine.after(others, not following)
         return following
 

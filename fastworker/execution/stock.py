@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distributed.threadpoolexecutor import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from fastworker.execution.instructions import carry_out
 from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
 
 if TYPE_CHECKING:
-    from dask.typing import Key
+    pass
 
 
 class StockEngine:
@@ -23,6 +24,9 @@ class StockEngine:
 
     #: Messages go through the worker's ``stream_handlers``.
     replaced = True
+
+    #: As of `Engine`; every run is an asyncio task, which has its end itself.
+    finished: Callable[[StateMachineEvent], None] | None = None
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
@@ -38,10 +42,6 @@ class StockEngine:
         worker = self.worker
         carry_out(worker, worker.state.handle_stimulus(*stims))
         worker.batched_stream.send_soon(len(worker.state.executing) < worker.state.nthreads)
-
-    def watch(self, key: Key, future: asyncio.Future[StateMachineEvent]) -> bool:
-        """As of `Engine`; a run is an asyncio task, to be found by its name."""
-        return False
 
 
 def make_engine(worker: Any, overrides: bool) -> Engine | StockEngine:

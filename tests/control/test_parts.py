@@ -69,7 +69,7 @@ async def test_what_can_be_handed_back(worker):
     add(worker, "with-input", "here")
     add(worker, "actor", actor=True)
     add(worker, "by-hand", "here")
-    worker.by_hand.add("by-hand")
+    worker.state.tasks["by-hand"].by_hand = True
     assert not_begun(worker) == ["plain", "with-input"]
 
 

@@ -161,7 +161,7 @@ async def left(dask_worker: Any) -> dict[str, Any]:
         "threads besides the pool's": [
             t.name for t in threads if t not in pool._threads and not _of_another_worker(t, worker)
         ],
-        "watchers": len(worker._engine.watchers) if hasattr(worker._engine, "watchers") else 0,
+        "awaited": len(worker._awaited),
         "values": len(values.alive),
     }
     return {name: what for name, what in found.items() if what}
