@@ -18,7 +18,7 @@ MAY_KNOW = {
     "data": "config core",
     "scheduler": "config",
     "link": "config core wire comm",
-    "transfer": "config wire comm data",
+    "transfer": "config core wire comm data",
     "execution": "config core data link",
     "control": "config core data execution",
     "monitoring": "_version config core comm execution",

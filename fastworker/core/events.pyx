@@ -14,8 +14,8 @@ from fastworker.core.priority cimport append
 from fastworker.core.recommendations cimport Recs
 from fastworker.core.state cimport State, expect
 from fastworker.core.states cimport (
-    CONSTRAINED, ERROR, EXECUTING, FETCH, LONG_RUNNING, MEMORY, MISSING, NONE, READY, RELEASED,
-    RESCHEDULED, WAITING, state_name,
+    CONSTRAINED, ERROR, EXECUTING, FETCH, FLIGHT, LONG_RUNNING, MEMORY, MISSING, NONE, READY,
+    RELEASED, RESCHEDULED, WAITING, state_name,
 )
 from fastworker.core.task cimport (
     NO_RUN_ID, TaskState, add_compute_times, clear_error, need, set_nbytes, set_priority,
@@ -48,6 +48,8 @@ from distributed.worker_state_machine import (
     UpdateDataEvent,
 )
 
+from fastworker.core.partial import GatherDepPartialEvent
+
 logger = logging.getLogger("distributed.worker.state_machine")
 
 cdef enum Code:
@@ -61,6 +63,7 @@ cdef enum Code:
     GATHER_BUSY_EVENT
     GATHER_FAILURE_EVENT
     GATHER_NETWORK_FAILURE_EVENT
+    GATHER_PARTIAL_EVENT
     GATHER_SUCCESS_EVENT
     PAUSE_EVENT
     REFRESH_WHO_HAS_EVENT
@@ -84,6 +87,7 @@ cdef dict CODES = {
     GatherDepBusyEvent: GATHER_BUSY_EVENT,
     GatherDepFailureEvent: GATHER_FAILURE_EVENT,
     GatherDepNetworkFailureEvent: GATHER_NETWORK_FAILURE_EVENT,
+    GatherDepPartialEvent: GATHER_PARTIAL_EVENT,
     GatherDepSuccessEvent: GATHER_SUCCESS_EVENT,
     PauseEvent: PAUSE_EVENT,
     RefreshWhoHasEvent: REFRESH_WHO_HAS_EVENT,
@@ -232,13 +236,19 @@ cdef int on_success(
 
 
 cdef int on_data(
-    State state, object worker, object total_nbytes, object data, object stimulus_id, Recs recs
+    State state, object worker, object total_nbytes, object data, dict unreadable,
+    object stimulus_id, Recs recs,
 ) except -1:
-    """A transfer came through; it may hold less than was asked for."""
+    """A transfer came through; it may hold less than was asked for. `unreadable` may be None."""
     cdef TaskState ts
+    cdef list given_up = []
     for ts in end_transfer(state, worker, total_nbytes):
         if ts.key in data:
             recs.put_args(ts, MEMORY, (data[ts.key], ts.run_id))
+            continue
+        # One that nothing waits for by now, or that is to be computed here, is just missing
+        if unreadable is not None and ts.state_ == FLIGHT and ts.key in unreadable:
+            given_up.append(ts)
             continue
         state.log.write(MISSING_DEP, ts.key, None, stimulus_id, state.now)
         if state.validate:
@@ -248,6 +258,23 @@ cdef int on_data(
         if worker in state.has_what:
             state.has_what[worker].discard(ts.key)
         recs.put(ts, FETCH)
+    # What was recommended last is followed first: the tasks that wait go, then their inputs
+    for ts in given_up:
+        recs.put(ts, RELEASED)
+    for ts in given_up:
+        fail_waiting(ts, unreadable[ts.key], recs)
+    return 0
+
+
+cdef int fail_waiting(TaskState ts, object error, Recs recs) except -1:
+    """Recommend an error for the tasks that wait for this input, which cannot be read."""
+    cdef TaskState dep
+    for dep in need(ts.dependents_):
+        if dep.state_ == WAITING and not recs.has(dep):
+            recs.put_args(dep, ERROR, (
+                error["exception"], error["traceback"], error["exception_text"],
+                error["traceback_text"], dep.run_id,
+            ))
     return 0
 
 
@@ -308,7 +335,12 @@ cdef int handle(State state, object event, Recs recs, list records) except -1:
         )
     if code == GATHER_SUCCESS_EVENT:
         return on_data(
-            state, event.worker, event.total_nbytes, event.data, event.stimulus_id, recs
+            state, event.worker, event.total_nbytes, event.data, None, event.stimulus_id, recs
+        )
+    if code == GATHER_PARTIAL_EVENT:
+        return on_data(
+            state, event.worker, event.total_nbytes, event.data, event.unreadable,
+            event.stimulus_id, recs,
         )
     if code == FREE_KEYS_EVENT:
         return on_free_keys(state, free_keys_of(event), recs)

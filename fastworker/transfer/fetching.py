@@ -25,17 +25,16 @@ from distributed.core import (
 from distributed.metrics import DelayedMetricsLedger, context_meter
 from distributed.worker import LOG_PDB, WORKER_ANY_RUNNING
 from distributed.worker_state_machine import (
-    FreeKeysEvent,
     GatherDepBusyEvent,
     GatherDepFailureEvent,
     GatherDepNetworkFailureEvent,
     GatherDepSuccessEvent,
     StateMachineEvent,
-    TaskErredMsg,
 )
 
 from fastworker.comm.parser import MessageTooLarge
 from fastworker.config.logs import get_logger
+from fastworker.core.partial import GatherDepPartialEvent
 
 logger = logging.getLogger("distributed.worker")
 own_logger = get_logger("data")  # for what distributed has no line for
@@ -67,7 +66,6 @@ class Receiver(Protocol):
 
     def batched_send(self, msg: dict[str, Any]) -> None: ...
     def digest_metric(self, name: Hashable, value: float) -> None: ...
-    def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
     def _get_cause(self, keys: Collection[Key]) -> Any: ...
     def _update_metrics_received_data(
         self, start: float, stop: float, data: dict[Key, object], cause: Any, worker: str
@@ -82,9 +80,6 @@ class Fetcher:
 
     def __init__(self, worker: Receiver) -> None:
         self._worker = worker
-        # Stimulus ids of the events of transfers without a readable result, until the transfers
-        # are metered.
-        self._nothing_made: set[str] = set()
 
     async def fetch(
         self, peer: str, keys: Collection[Key], total_nbytes: int, stimulus_id: str
@@ -153,29 +148,32 @@ class Fetcher:
                 total_nbytes=total_nbytes,
                 stimulus_id=f"gather-dep-failed-{time()}",
             )
-        if bad:
-            self._log("gather-dep-failed", peer, set(bad), stimulus_id)
-            self._give_up(bad)
         self._log("receive-dep", peer, set(data), stimulus_id)
-        done = GatherDepSuccessEvent(
+        if not bad:
+            return GatherDepSuccessEvent(
+                worker=peer,
+                total_nbytes=total_nbytes,
+                data=data,
+                stimulus_id=f"gather-dep-success-{time()}",
+            )
+        self._log("gather-dep-failed", peer, set(bad), stimulus_id)
+        for key in bad:
+            own_logger.error("%r cannot be read: the tasks here that wait for it fail", key)
+        return GatherDepPartialEvent(
             worker=peer,
             total_nbytes=total_nbytes,
             data=data,
-            stimulus_id=f"gather-dep-success-{time()}",
+            unreadable=bad,
+            stimulus_id=f"gather-dep-failed-{time()}",
         )
-        if bad and not data:
-            # No failure event: the state machine would take all of its keys for erred, for good
-            self._nothing_made.add(done.stimulus_id)
-        return done
 
     def meter_if_nothing_made(self, event: StateMachineEvent, ledger: DelayedMetricsLedger) -> bool:
         """Meter the transfer that this event has ended as failed, if no result could be read.
 
         False for any other event, which is metered as distributed does.
         """
-        if event.stimulus_id not in self._nothing_made:
+        if not isinstance(event, GatherDepPartialEvent) or event.data:
             return False
-        self._nothing_made.discard(event.stimulus_id)
         for label, value, unit in ledger.finalize(coarse_time="failed"):
             self._worker.digest_metric(("gather-dep", label, unit), value)
         return True
@@ -263,36 +261,3 @@ class Fetcher:
             assert failure is not None
             raise failure.with_traceback(traceback)
         return response
-
-    def _give_up(self, bad: dict[Key, ErrorMessage]) -> None:
-        """Report the tasks that need an unreadable result as erred, and release both.
-
-        The scheduler retries such a task if it has retries left.
-        """
-        worker = self._worker
-        stimulus_id = f"gather-dep-failed-{time()}"
-        given_up: set[Key] = set()
-        for key, cause in bad.items():
-            ts = worker.state.tasks.get(key)
-            dependents = list(ts.dependents) if ts is not None else []
-            if not dependents:
-                given_up.add(key)
-            for dependent in dependents:
-                if dependent.state != "waiting" or dependent.key in given_up:
-                    continue
-                own_logger.error("%r fails: its input %r cannot be read", dependent.key, key)
-                given_up.add(dependent.key)
-                message = TaskErredMsg(
-                    key=dependent.key,
-                    run_id=dependent.run_id,
-                    exception=cause["exception"],
-                    traceback=cause["traceback"],
-                    exception_text=cause["exception_text"],
-                    traceback_text=cause["traceback_text"],
-                    thread=None,
-                    startstops=dependent.startstops,
-                    stimulus_id=stimulus_id,
-                )
-                worker.batched_send(message.to_dict())
-        if given_up:
-            worker.handle_stimulus(FreeKeysEvent(keys=list(given_up), stimulus_id=stimulus_id))

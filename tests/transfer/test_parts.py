@@ -18,6 +18,7 @@ from distributed.worker_state_machine import (
     GatherDepSuccessEvent,
 )
 
+from fastworker.core.partial import GatherDepPartialEvent
 from support.bare_worker import BareWorker
 from support.comm.pairs import registered, run
 from support.in_process import until
@@ -145,9 +146,9 @@ def test_a_transfer_without_a_readable_result_counts_as_failed(between_two):
         ledger = DelayedMetricsLedger()
         with ledger.record():
             event = await fetch(here, there, "bad")
-        assert type(event) is GatherDepSuccessEvent and event.data == {}
+        assert type(event) is GatherDepPartialEvent and event.data == {}
+        assert "not a number" in event.unreadable["bad"]["exception_text"]
         assert here.fetcher.meter_if_nothing_made(event, ledger)
         assert ("gather-dep", "failed", "seconds") in here.digests_total
-        assert not here.fetcher.meter_if_nothing_made(event, ledger)  # once
         event = await fetch(here, there, "good")
         assert not here.fetcher.meter_if_nothing_made(event, ledger)

@@ -303,8 +303,10 @@ async def test_what_cannot_travel_is_an_error_of_the_tasks_that_need_it(c, s, a,
             match=r"serialize|not a number|no/such|not a whole",
         ):
             await future
-    # Nothing of it stays, and both workers go on
-    del y, z, future
+    # As erred tasks do, these stay for as long as a client wants them, and both workers go on
+    assert b.task_state["y"] == b.task_state["z"] == "error"
+    for future in (y, z):
+        future.release()
     await until(lambda: "x" not in b.state.tasks)
     assert await c.submit(inc, x=1, workers=[a.address]) == 2
     assert await c.submit(inc, 2, workers=[b.address]) == 3
