@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import dask
 import distributed
 from dask.typing import Key
 from distributed.comm import Comm, CommClosedError
-from distributed.core import Status, coerce_to_address
+from distributed.core import Status
 from distributed.metrics import DelayedMetricsLedger, time
 from distributed.protocol.serialize import _is_dumpable
 from distributed.spill import SpillBuffer
@@ -25,7 +25,7 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
 )
 
-from fastworker.comm import SpareMemory, give_back, use_configured
+from fastworker.comm import give_back, use_configured
 from fastworker.config import number_of_threads, worker_setting
 from fastworker.control.by_hand import Control
 from fastworker.control.closing import break_off, tell_nanny
@@ -40,16 +40,19 @@ from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.data.store import Store
 from fastworker.execution.engine import NOT_CALLED, Engine
 from fastworker.execution.stock import StockEngine, make_engine
+from fastworker.link.joining import use_scheduler
 from fastworker.link.outbox import Outbox
 from fastworker.link.reader import NATIVE, SchedulerStream, UnloadableTask
 from fastworker.link.waiting import say_what_it_waits_for
-from fastworker.monitoring.breakdown import log_state
-from fastworker.monitoring.dashboard import Dashboard
-from fastworker.monitoring.heartbeat import Heartbeat
-from fastworker.monitoring.identity import Identity
-from fastworker.monitoring.metrics import Metrics
-from fastworker.monitoring.profiling import Profiling
+from fastworker.monitoring import prometheus
+from fastworker.monitoring.breakdown import report_breakdown
+from fastworker.monitoring.dashboard import load_dashboard_late
+from fastworker.monitoring.heartbeat import beat
+from fastworker.monitoring.identity import VERSION, identity_of, introduce, log_start
+from fastworker.monitoring.metrics import Figures, kept_in_figures
+from fastworker.monitoring.profiling import call_stacks, profile_tasks
 from fastworker.monitoring.spans import SpansExtension
+from fastworker.monitoring.spare_memory import watch_spare_memory
 from fastworker.transfer.fetching import Fetcher
 from fastworker.transfer.serving import ResultServer
 
@@ -67,15 +70,7 @@ DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 CLOSE_TIMEOUT = 30.0
 
 
-class Worker(
-    Control,
-    Metrics,
-    Profiling,
-    Heartbeat,
-    Dashboard,
-    Identity,
-    distributed.Worker,
-):
+class Worker(Control, distributed.Worker):
     """``distributed.Worker`` on fastworker's native task state machine.
 
     Takes what ``distributed.Worker`` takes. With no address at all - neither an argument, nor a
@@ -96,6 +91,8 @@ class Worker(
         prepare_process()
         if kwargs.get("nthreads") is not None:
             kwargs["nthreads"] = number_of_threads(kwargs["nthreads"])
+        self._figures = Figures()
+        self.execute_metrics = self._figures.of_tasks
         self._fetcher = Fetcher(self)
         self._result_server = ResultServer(self)
         self._awaited = {}
@@ -114,8 +111,10 @@ class Worker(
         super().__init__(scheduler_ip, scheduler_port, extensions={}, **kwargs)
         if by_default and (configured := dask.config.get("scheduler-address", None)):
             # By a preload, which has run since.
-            self._use_scheduler(configured, kwargs.get("protocol"))
-        self._watch_spare_memory()
+            use_scheduler(self, configured, kwargs.get("protocol"))
+        introduce(self)
+        self._figures.count_with(self.state, partial(self.loop.add_callback, self._figures.drain))
+        watch_spare_memory(self.monitor, self.memory_manager)
         if kwargs.get("data") is None:
             self._use_store()
         self.batched_stream = Outbox(interval="2ms", loop=self.loop)
@@ -142,34 +141,6 @@ class Worker(
         if name in NOT_CALLED and "_engine" in vars(self):
             self._engine.look_at_methods()
 
-    def _watch_spare_memory(self) -> None:
-        """Have the comm give back spare memory whenever the process's memory is measured.
-
-        distributed measures it with ``monitor.get_process_memory``, for all purposes.
-        """
-        memory = self.memory_manager
-        spare = SpareMemory(
-            self.monitor.get_process_memory,
-            memory.memory_limit,
-            (
-                memory.memory_target_fraction,
-                memory.memory_spill_fraction,
-                memory.memory_pause_fraction,
-                dask.config.get("distributed.worker.memory.terminate"),
-            ),
-        )
-        self.monitor.get_process_memory = spare.measure
-
-    def _use_scheduler(self, address: str, protocol: str | None) -> None:
-        """Join the scheduler at this address, not the one given before.
-
-        ``protocol`` is that of the worker's own address, where its user has chosen one.
-        """
-        address = coerce_to_address(address)
-        self._protocol = protocol or address.partition("://")[0]
-        self.scheduler = self.rpc(address)
-        self.execution_state["scheduler"] = self.scheduler.address
-
     @_status.setter  # type: ignore[untyped-decorator]
     def status(self, value: Status) -> None:
         """As ``distributed.Worker.status``; setting it starts or stops the timer of a pause.
@@ -193,6 +164,7 @@ class Worker(
             "Worker", CLOSE_TIMEOUT, asyncio.get_running_loop(), self._release_workdir
         )
         warn_if_in_process(self)
+        log_start(self)
         await super().start_unsafe()
         return self
 
@@ -340,6 +312,49 @@ class Worker(
         with contextlib.suppress(CommClosedError):  # closed since batched_send has looked
             send(event)
 
+    # What the worker tells of itself
+
+    digests = kept_in_figures("digests")
+    digests_total = kept_in_figures("digests_total")
+    digests_total_since_heartbeat = kept_in_figures("digests_total_since_heartbeat")
+    digests_max = kept_in_figures("digests_max")
+
+    def digest_metric(self, name: Hashable, value: float) -> None:
+        """Add a value to the figures of that name."""
+        self._figures.digest_metric(name, value)
+
+    def trigger_profile(self) -> None:
+        """Add the stack of every running task to the profiles."""
+        profile_tasks(
+            self.active_threads,
+            self.profile_recent,
+            self.profile_keys,
+            self.low_level_profiler,
+            self.digest_metric,
+        )
+
+    def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:
+        """``{key: frames as text, outermost first}`` of running tasks: of ``keys``, or of all."""
+        return call_stacks(self.active_threads, keys)
+
+    async def heartbeat(self) -> None:
+        """Send the worker's figures to the scheduler, and take over its clock and interval."""
+        await beat(self)
+
+    def start_http_server(self, *args: Any, **kwargs: Any) -> None:
+        """Serve the worker's pages; Prometheus finds fastworker's own figures there too."""
+        super().start_http_server(*args, **kwargs)
+        load_dashboard_late(self)
+        prometheus.publish()
+
+    def versions(self, packages: Iterable[str] | None = None) -> dict[str, Any]:
+        """As ``distributed.Worker.versions``, with the version of fastworker."""
+        return {**super().versions(packages=packages), **VERSION}
+
+    def identity(self) -> dict[str, Any]:
+        """As ``distributed.Worker.identity``, with the version of fastworker and the comm."""
+        return {**super().identity(), **identity_of(self)}
+
     # Results
 
     def get_data(
@@ -471,13 +486,7 @@ class Worker(
         raise error
 
     def _report_broken_state(self, error: Exception, keys: Iterable[Key] = ()) -> None:
-        """Log what a bug report needs, and tell the scheduler's event log about an error that says
-        which task went wrong."""
-        if self.status not in (Status.closing, Status.closed):
-            log_state(self.state, error, keys)
-        if hasattr(error, "to_event"):
-            topic, message = error.to_event()
-            self.log_event(topic, message)
+        report_breakdown(self, error, keys)
 
 
 #: In these states a task has been given its run_spec, or has no need of one any more.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import distributed
 from dask.typing import Key
+from distributed.core import Status
 
 from fastworker._version import __version__
 
@@ -24,6 +25,17 @@ logger = logging.getLogger("fastworker.state")
 MAX_TASKS = 20
 MAX_ENTRIES = 30
 MAX_CHARS = 500
+
+
+def report_breakdown(worker: distributed.Worker, error: Exception, keys: Iterable[Key]) -> None:
+    """Log what a bug report needs, before an error closes the worker.
+
+    Tells the scheduler's event log about an error that says which task went wrong.
+    """
+    if worker.status not in (Status.closing, Status.closed):
+        log_state(worker.state, error, keys)
+    if hasattr(error, "to_event"):
+        worker.log_event(*error.to_event())
 
 
 def log_state(state: WorkerState, error: Exception, keys: Iterable[Key]) -> None:

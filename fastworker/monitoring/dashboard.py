@@ -21,6 +21,10 @@ from tornado.web import Application, RequestHandler
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    import distributed
+    from distributed.http.routing import RoutingApplication
+    from distributed.node import ServerNode
+    from tornado.httpserver import HTTPServer
     from tornado.httputil import HTTPServerRequest, RequestStartLine, ResponseStartLine
 
 logger = logging.getLogger("distributed.worker")
@@ -29,40 +33,49 @@ logger = logging.getLogger("distributed.worker")
 SETTINGS = "distributed.scheduler.dashboard.bokeh-application"
 
 
-class Dashboard:
-    """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``."""
+def load_dashboard_late(worker: distributed.Worker) -> None:
+    """Keep distributed from loading the dashboard of a worker that has just begun to serve pages.
 
-    if TYPE_CHECKING:
-        _dashboard: bool
-        _http_prefix: str
-        http_application: Any
-        http_server: Any
-
-    def start_http_server(self, *args: Any, **kwargs: Any) -> None:
-        """Serve the worker's pages. distributed would load the dashboard right after this call."""
-        super().start_http_server(*args, **kwargs)  # type: ignore[misc]
-        if self._dashboard:
-            self._dashboard = False
-            pages = LatePages(self)
-            self.http_application.add_application(pages)
-            # Before distributed's own handler, which reads the pages without waiting for them
-            router = self.http_application.default_router
-            sitemap = Rule(PathMatches("/sitemap.json"), LateSitemap, {"pages": pages})
-            router.rules.insert(0, router.process_rule(sitemap))
+    It would do so right after ``start_http_server``.
+    """
+    if worker._dashboard:
+        worker._dashboard = False
+        LatePages(worker.http_application, worker.http_server, worker, worker._http_prefix)
 
 
 class LatePages:
-    """Holds the dashboard's place among the applications of the worker's HTTP server.
+    """Takes the dashboard's place among the applications of a server of HTTP.
 
-    The server asks it for pages that the worker itself does not have. At the first such request it
+    The server asks it for pages that it does not have itself. At the first such request it
     puts the dashboard into its place, or an empty application if bokeh is not installed. Belongs to
     the thread of the event loop.
+
+    Parameters
+    ----------
+    application
+        Of the server, distributed's ``RoutingApplication``.
+    server
+        The server.
+    node
+        What the dashboard is about: a worker.
+    prefix
+        What the paths of all pages begin with.
     """
 
-    def __init__(self, worker: Dashboard) -> None:
-        self._worker = worker
+    def __init__(
+        self, application: RoutingApplication, server: HTTPServer, node: ServerNode, prefix: str
+    ) -> None:
+        self._application = application
+        self._server = server
+        self._node = node
+        self._prefix = prefix
         self._settings = dict(dask.config.get(SETTINGS))
         self._loaded = False
+        application.add_application(self)
+        # Before distributed's own handler, which reads the pages without waiting for them
+        router = application.default_router
+        sitemap = Rule(PathMatches("/sitemap.json"), LateSitemap, {"pages": self})
+        router.rules.insert(0, router.process_rule(sitemap))
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         return LateHandler(self, request)
@@ -70,7 +83,7 @@ class LatePages:
     async def handler(self, request: HTTPServerRequest) -> Any:
         """The server's handler for a request, found once the dashboard is in its place."""
         await self.load()
-        return self._worker.http_application.find_handler(request)
+        return self._application.find_handler(request)
 
     async def load(self) -> None:
         """Put the dashboard into its place. A thread imports it, for a second or more."""
@@ -83,13 +96,12 @@ class LatePages:
             logger.debug("To start diagnostics web server please install Bokeh")
             self.add_application(Application())
         else:
-            worker = self._worker
             with dask.config.set({SETTINGS: self._settings}):
-                connect(self, worker.http_server, worker, prefix=worker._http_prefix)
+                connect(self, self._server, self._node, prefix=self._prefix)
 
     def add_application(self, pages: Any) -> None:
         """Called by distributed with the dashboard."""
-        applications = self._worker.http_application.applications
+        applications = self._application.applications
         applications[applications.index(self)] = pages
         self._loaded = True
 
@@ -138,7 +150,6 @@ class LateHandler(HTTPMessageDelegate):
 
 
 def _import_dashboard() -> None:
-    with contextlib.suppress(
-        ImportError
-    ):  # no bokeh, or a version that distributed does not support
+    # Without bokeh, or with a version that distributed does not support, there is none
+    with contextlib.suppress(ImportError):
         importlib.import_module("distributed.dashboard.worker")

@@ -1,77 +1,61 @@
-"""How a worker identifies itself: as fastworker, with its version and its comm."""
+"""How a worker identifies itself: as fastworker, with its version and its comm.
+
+``client.scheduler_info()``, cluster dumps and the log of the start have version and comm of each
+worker, ``client.get_versions()`` has the version. It is not among the packages there unless asked
+for: Dask warns of packages that differ between client, scheduler and workers, and only workers need
+fastworker.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distributed.comm import parse_address
 
-from fastworker import _version
+from fastworker._version import __version__
 from fastworker.comm import in_use
 from fastworker.config.logs import get_logger
 
 if TYPE_CHECKING:
-    import logging
-    from collections.abc import Callable
+    import distributed
 
 logger = get_logger("worker")
 
 #: The name of the version in a worker's identity.
 FASTWORKER = "fastworker"
+VERSION = {FASTWORKER: __version__}
 #: The name of the comm in ``scheduler_info()``.
 COMM = "fastworker_comm"
 
 
-class Identity:
-    """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
-
-    ``client.scheduler_info()``, cluster dumps and the log of the start have version and comm of
-    each worker, ``client.get_versions()`` has the version. It is not among the packages there
-    unless asked for: Dask warns of packages that differ between client, scheduler and workers, and
-    only workers need fastworker.
-    """
-
-    if TYPE_CHECKING:
-        _deque_handler: logging.Handler
-        startup_information: dict[str, Callable[..., Any]]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.startup_information.setdefault(FASTWORKER, _version_of)
-        self.startup_information.setdefault(COMM, _comm_of)
-        # client.get_worker_logs() has fastworker's lines too, beside distributed's
-        ours = get_logger("worker").parent
-        assert ours is not None
-        ours.addHandler(self._deque_handler)
-        weakref.finalize(self, ours.removeHandler, self._deque_handler)
-
-    def versions(self, packages: Iterable[str] | None = None) -> dict[str, Any]:
-        """As ``distributed.Worker.versions``, with the version of fastworker."""
-        versions: dict[str, Any] = super().versions(packages=packages)  # type: ignore[misc]
-        return {**versions, FASTWORKER: _version.__version__}
-
-    def identity(self) -> dict[str, Any]:
-        """As ``distributed.Worker.identity``, with the version of fastworker and the comm."""
-        ours = {FASTWORKER: _version.__version__, COMM: _comm_of(self)}
-        return {**super().identity(), **ours}  # type: ignore[misc]
-
-    async def start_unsafe(self) -> Any:
-        """Log version and comm, and start."""
-        # Aligned with the lines of distributed that follow
-        told = f"{_version.__version__}, comm: {_comm_of(self)}"
-        logger.info("           fastworker: %26s", told)
-        return await super().start_unsafe()  # type: ignore[misc]
+def identity_of(worker: distributed.Worker) -> dict[str, str]:
+    """What the identity of a worker has beside distributed's."""
+    return {**VERSION, COMM: comm_to(worker.scheduler.address)}
 
 
-def _version_of(worker: Any) -> str:
-    return _version.__version__
-
-
-def _comm_of(worker: Any) -> str:
-    """What the worker's connections are now: ``native``, ``tornado`` (distributed's), another
+def comm_to(address: str) -> str:
+    """What connections to an address are now: ``native``, ``tornado`` (distributed's), another
     class, or the scheme of an address that is neither tcp nor tls, such as ``inproc``.
     """
-    scheme: str = parse_address(worker.scheduler.address)[0]
+    scheme: str = parse_address(address)[0]
     return in_use().get(scheme, scheme)
+
+
+def introduce(worker: distributed.Worker) -> None:
+    """Have a new worker tell the scheduler its version and comm, unless its user gave others.
+
+    ``client.get_worker_logs()`` will have fastworker's lines too, beside distributed's.
+    """
+    for name in (FASTWORKER, COMM):
+        worker.startup_information.setdefault(name, lambda w, name=name: identity_of(w)[name])
+    ours = get_logger("worker").parent
+    assert ours is not None
+    ours.addHandler(worker._deque_handler)
+    weakref.finalize(worker, ours.removeHandler, worker._deque_handler)
+
+
+def log_start(worker: distributed.Worker) -> None:
+    """Log version and comm, aligned with the lines of distributed that follow."""
+    ours = identity_of(worker)
+    logger.info("           fastworker: %26s", f"{ours[FASTWORKER]}, comm: {ours[COMM]}")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections import defaultdict
+from collections.abc import Callable, Hashable, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeGuard
 
 from distributed.spans import CONTEXTS_WITH_SPAN_ID
 
 from fastworker.core import WorkerState
 from fastworker.execution.timings import ExecuteMetrics
-from fastworker.monitoring import prometheus
 
 try:
     from distributed.counter import Digest
 except ImportError:  # crick is not installed: no server has quantiles
     Digest = None
 
-Figures = MutableMapping[Hashable, float]
+ByName = MutableMapping[Hashable, float]
 
 #: With more names than this, figures of old spans are merged. A name takes some 900 bytes in all.
 MANY_NAMES = 1024
@@ -28,67 +29,62 @@ def is_of_a_span(name: Hashable) -> TypeGuard[tuple[Hashable, ...]]:
     return isinstance(name, tuple) and len(name) > 1 and name[0] in CONTEXTS_WITH_SPAN_ID
 
 
-class Metrics:
-    """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
+class Figures:
+    """The figures of one worker. Any thread may use them.
 
     ``digests``, ``digests_total``, ``digests_total_since_heartbeat`` and ``digests_max`` are as
-    in ``distributed.core.Server``. Threads count plain tasks in `execute_metrics`. Reading one of
-    the four moves those figures there first, so that readers always see all of them.
+    in ``distributed.core.Server``. Threads count plain tasks in `of_tasks`. Reading one of the
+    four moves those figures there first, so that readers always see all of them.
     """
 
-    #: What plain tasks took since the figures were last read; threads count here.
-    execute_metrics: ExecuteMetrics
-
-    _digests: MutableMapping[Hashable, Any] | None
-    _digests_total: Figures
-    _digests_total_since_heartbeat: Figures
-    _digests_max: Figures
-
-    if TYPE_CHECKING:
-        loop: Any
-        state: Any  # WorkerState, or distributed's
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.execute_metrics = ExecuteMetrics(durations=Digest is not None)
+    def __init__(self) -> None:
+        #: What plain tasks took since the figures were last read; threads count here.
+        self.of_tasks = ExecuteMetrics(durations=Digest is not None)
+        # Held by a thread while it takes a task out of the worker's state and counts it
+        self._counting: AbstractContextManager[object] = nullcontext()
+        self._digests: MutableMapping[Hashable, Any] | None = None
+        if Digest is not None:
+            self._digests = defaultdict(Digest)
+        self._total: ByName = defaultdict(int)
+        self._since_heartbeat: ByName = defaultdict(int)
+        self._largest: ByName = defaultdict(int)
         # Guards writes to the four mappings, by readers (any thread) and by digest_metric (mostly
         # the event loop). Reentrant, since a finalizer that runs meanwhile may read them too; it
-        # finds the figures of that moment (see _drain).
-        self._metrics_lock = threading.RLock()
+        # finds the figures of that moment (see drain).
+        self._lock = threading.RLock()
         self._draining = False
         self._most_names = MANY_NAMES
-        super().__init__(*args, **kwargs)
-        self.execute_metrics.wake = self._drain_soon
 
-    def start_http_server(self, *args: Any, **kwargs: Any) -> None:
-        """Serve the worker's pages; Prometheus finds fastworker's own figures there too."""
-        super().start_http_server(*args, **kwargs)  # type: ignore[misc]
-        prometheus.publish()
+    def count_with(self, state: object, drain_soon: Callable[[], object]) -> None:
+        """Know of the threads that run tasks: of their state, and how to have them drained.
 
-    def _drain_soon(self) -> None:
-        """Have the event loop drain. Any thread may call it; no effect once the loop is closed."""
-        self.loop.add_callback(self._drain)
+        Parameters
+        ----------
+        state
+            The worker's. Threads count under the lock of a `WorkerState`; no other has threads.
+        drain_soon
+            Has the event loop call `drain`; any thread may call it.
+        """
+        if isinstance(state, WorkerState):
+            self._counting = state.lock
+        self.of_tasks.wake = drain_soon
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Move the figures of plain tasks into the four mappings."""
-        if isinstance(self.state, WorkerState):
-            # A thread takes a task out of the state and counts it under the state's lock: once we
-            # have had the lock, no task that has left the state is uncounted.
-            with self.state.lock:
-                pass
-        if self.execute_metrics.empty and len(self._digests_total) <= self._most_names:
+        # From here on, every task that has left the state is counted.
+        with self._counting:
+            pass
+        if self.of_tasks.empty and len(self._total) <= self._most_names:
             return
-        with self._metrics_lock:
+        with self._lock:
             if self._draining:
                 return
             self._draining = True
             try:
-                if len(self._digests_total) > self._most_names:
+                if len(self._total) > self._most_names:
                     self._put_spans_together()
-                self.execute_metrics.drain(
-                    self._digests_total,
-                    self._digests_total_since_heartbeat,
-                    self._digests_max,
-                    self._digests,
+                self.of_tasks.drain(
+                    self._total, self._since_heartbeat, self._largest, self._digests
                 )
             finally:
                 self._draining = False
@@ -97,18 +93,14 @@ class Metrics:
         """Merge the oldest figures of spans into those without one, until half the names are left.
 
         A span ends when the cluster is idle, and the next task begins another; distributed's worker
-        keeps the names of all of them. Figures that have changed since the last heartbeat are in
-        use, and stay. The caller holds `_metrics_lock`.
+        keeps the names of all of them. Figures that have changed since the last heartbeat are
+        in use, and stay. The caller holds `_lock`.
         """
-        total, largest = self._digests_total, self._digests_max
+        total, largest = self._total, self._largest
         for name in list(total):
             if len(total) <= MANY_NAMES // 2:
                 break
-            if (
-                not is_of_a_span(name)
-                or name[1] is None
-                or name in self._digests_total_since_heartbeat
-            ):
+            if not is_of_a_span(name) or name[1] is None or name in self._since_heartbeat:
                 continue
             together = (name[0], None, *name[2:])
             total[together] = total.get(together, 0) + total.pop(name)
@@ -124,53 +116,66 @@ class Metrics:
         cluster begins a new span with the next task. Nothing in distributed reads them, and a
         worker's page of counters fails to load where there are any, as their names are tuples.
         """
-        with self._metrics_lock:
+        with self._lock:
             if self._digests is not None and not is_of_a_span(name):
                 self._digests[name].add(value)
-            self._digests_total[name] += value
-            self._digests_total_since_heartbeat[name] += value
-            self._digests_max[name] = max(self._digests_max[name], value)
+            self._total[name] += value
+            self._since_heartbeat[name] += value
+            if value > self._largest[name]:  # as max() of the two, and one look-up less
+                self._largest[name] = value
 
     @property
     def digests(self) -> MutableMapping[Hashable, Any] | None:
         """Quantiles by name, without names of a span; None unless crick is installed."""
-        self._drain()
+        self.drain()
         return self._digests
 
     @digests.setter
     def digests(self, digests: MutableMapping[Hashable, Any] | None) -> None:
-        with self._metrics_lock:
+        with self._lock:
             self._digests = digests
 
     @property
-    def digests_total(self) -> Figures:
+    def digests_total(self) -> ByName:
         """Sums by name since the worker started; figures of old spans are merged without a span."""
-        self._drain()
-        return self._digests_total
+        self.drain()
+        return self._total
 
     @digests_total.setter
-    def digests_total(self, figures: Figures) -> None:
-        with self._metrics_lock:
-            self._digests_total = figures
+    def digests_total(self, figures: ByName) -> None:
+        with self._lock:
+            self._total = figures
 
     @property
-    def digests_total_since_heartbeat(self) -> Figures:
+    def digests_total_since_heartbeat(self) -> ByName:
         """Sums by name since the last heartbeat."""
-        self._drain()
-        return self._digests_total_since_heartbeat
+        self.drain()
+        return self._since_heartbeat
 
     @digests_total_since_heartbeat.setter
-    def digests_total_since_heartbeat(self, figures: Figures) -> None:
-        with self._metrics_lock:
-            self._digests_total_since_heartbeat = figures
+    def digests_total_since_heartbeat(self, figures: ByName) -> None:
+        with self._lock:
+            self._since_heartbeat = figures
 
     @property
-    def digests_max(self) -> Figures:
+    def digests_max(self) -> ByName:
         """The largest value by name."""
-        self._drain()
-        return self._digests_max
+        self.drain()
+        return self._largest
 
     @digests_max.setter
-    def digests_max(self, figures: Figures) -> None:
-        with self._metrics_lock:
-            self._digests_max = figures
+    def digests_max(self, figures: ByName) -> None:
+        with self._lock:
+            self._largest = figures
+
+
+def kept_in_figures(name: str) -> property:
+    """A worker's property that stands for the property of its `Figures` with that name."""
+
+    def read(worker: Any) -> Any:
+        return getattr(worker._figures, name)
+
+    def replace(worker: Any, value: Any) -> None:
+        setattr(worker._figures, name, value)
+
+    return property(read, replace, doc=getattr(Figures, name).__doc__)

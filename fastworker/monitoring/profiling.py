@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
 from dask.typing import Key
 from distributed import profile
@@ -25,44 +25,53 @@ PULL = "pull"
 MAX_DEPTH = 101
 
 
-class Profiling:
-    """A mixin of ``fastworker.Worker``, which goes before ``distributed.Worker``.
+def profile_tasks(
+    active_threads: dict[int, Key],
+    recent: dict[str, Any],
+    by_prefix: defaultdict[str, dict[str, Any]],
+    low_level: bool,
+    digest_metric: Callable[[str, float], None],
+) -> None:
+    """Add the stack of every running task to profiles.
 
-    ``copy_stacks`` reads ``active_threads`` while no other thread runs, so it needs no lock.
+    Parameters
+    ----------
+    active_threads
+        The task of each thread that runs one. ``copy_stacks`` reads it while no other thread
+        runs, so it needs no lock.
+    recent, by_prefix
+        The tree that profiles all tasks, and those of each prefix of keys, as
+        ``distributed.profile.create`` makes them.
+    low_level
+        Whether to add native frames, by means of libunwind.
+    digest_metric
+        Is told the seconds that this took.
     """
+    if not active_threads:
+        return
+    start = time()
+    for ident, key, frames in copy_stacks(active_threads):
+        stack = _stack_of_task(frames)
+        if not stack:
+            continue
+        native = profile.ll_get_stack(ident) if low_level else None
+        top = _add(recent, stack)
+        profile.llprocess(native, None, top)
+        _add(by_prefix[prefix_of(key)], stack)
+    digest_metric("profile-duration", time() - start)
 
-    if TYPE_CHECKING:
-        active_threads: dict[int, Key]
-        low_level_profiler: bool
-        profile_keys: defaultdict[str, dict[str, Any]]
-        profile_recent: dict[str, Any]
 
-        def digest_metric(self, name: Hashable, value: float) -> None: ...
-
-    def trigger_profile(self) -> None:
-        """Add the stack of every running task to the profiles."""
-        if not self.active_threads:
-            return
-        start = time()
-        for ident, key, frames in copy_stacks(self.active_threads):
-            stack = _stack_of_task(frames)
-            if not stack:
-                continue
-            native = profile.ll_get_stack(ident) if self.low_level_profiler else None
-            top = _add(self.profile_recent, stack)
-            profile.llprocess(native, None, top)
-            _add(self.profile_keys[prefix_of(key)], stack)
-        self.digest_metric("profile-duration", time() - start)
-
-    def get_call_stack(self, keys: Collection[Key] | None = None) -> dict[Key, list[str]]:
-        """``{key: frames as text, outermost first}`` of running tasks: of ``keys``, or of all."""
-        stacks = {
-            key: [profile.repr_frame(frame) for frame in reversed(frames)]
-            for _ident, key, frames in copy_stacks(self.active_threads)
-        }
-        if keys is None:
-            return stacks
-        return {key: stacks[key] for key in keys if key in stacks}
+def call_stacks(
+    active_threads: dict[int, Key], keys: Collection[Key] | None = None
+) -> dict[Key, list[str]]:
+    """``{key: frames as text, outermost first}`` of running tasks: of ``keys``, or of all."""
+    stacks = {
+        key: [profile.repr_frame(frame) for frame in reversed(frames)]
+        for _ident, key, frames in copy_stacks(active_threads)
+    }
+    if keys is None:
+        return stacks
+    return {key: stacks[key] for key in keys if key in stacks}
 
 
 def _stack_of_task(frames: list[FrameCopy]) -> list[FrameCopy]:
