@@ -236,19 +236,13 @@ cdef int on_success(
 
 
 cdef int on_data(
-    State state, object worker, object total_nbytes, object data, dict unreadable,
-    object stimulus_id, Recs recs,
+    State state, object worker, object total_nbytes, object data, object stimulus_id, Recs recs
 ) except -1:
-    """A transfer came through; it may hold less than was asked for. `unreadable` may be None."""
+    """A transfer came through; it may hold less than was asked for."""
     cdef TaskState ts
-    cdef list given_up = []
     for ts in end_transfer(state, worker, total_nbytes):
         if ts.key in data:
             recs.put_args(ts, MEMORY, (data[ts.key], ts.run_id))
-            continue
-        # One that nothing waits for by now, or that is to be computed here, is just missing
-        if unreadable is not None and ts.state_ == FLIGHT and ts.key in unreadable:
-            given_up.append(ts)
             continue
         state.log.write(MISSING_DEP, ts.key, None, stimulus_id, state.now)
         if state.validate:
@@ -258,23 +252,6 @@ cdef int on_data(
         if worker in state.has_what:
             state.has_what[worker].discard(ts.key)
         recs.put(ts, FETCH)
-    # What was recommended last is followed first: the tasks that wait go, then their inputs
-    for ts in given_up:
-        recs.put(ts, RELEASED)
-    for ts in given_up:
-        fail_waiting(ts, unreadable[ts.key], recs)
-    return 0
-
-
-cdef int fail_waiting(TaskState ts, object error, Recs recs) except -1:
-    """Recommend an error for the tasks that wait for this input, which cannot be read."""
-    cdef TaskState dep
-    for dep in need(ts.dependents_):
-        if dep.state_ == WAITING and not recs.has(dep):
-            recs.put_args(dep, ERROR, (
-                error["exception"], error["traceback"], error["exception_text"],
-                error["traceback_text"], dep.run_id,
-            ))
     return 0
 
 
@@ -335,13 +312,10 @@ cdef int handle(State state, object event, Recs recs, list records) except -1:
         )
     if code == GATHER_SUCCESS_EVENT:
         return on_data(
-            state, event.worker, event.total_nbytes, event.data, None, event.stimulus_id, recs
+            state, event.worker, event.total_nbytes, event.data, event.stimulus_id, recs
         )
     if code == GATHER_PARTIAL_EVENT:
-        return on_data(
-            state, event.worker, event.total_nbytes, event.data, event.unreadable,
-            event.stimulus_id, recs,
-        )
+        return handle_partial(state, event, recs, records)
     if code == FREE_KEYS_EVENT:
         return on_free_keys(state, free_keys_of(event), recs)
     if code == UPDATE_DATA_EVENT:
@@ -455,6 +429,32 @@ cdef int handle_busy(State state, object ev, Recs recs, list records) except -1:
     if nowhere_else:
         records.append(RequestRefreshWhoHasMsg(keys=nowhere_else, stimulus_id=ev.stimulus_id))
     return 0
+
+
+cdef int handle_partial(State state, object ev, Recs recs, list records) except -1:
+    """What came cannot be read in part: an error of the tasks that wait for that part.
+
+    They and the unreadable keys are released while the transfer counts as under way, so that its
+    end finds cancelled what is not needed any more.
+    """
+    cdef TaskState ts, dep
+    cdef list lost = []
+    for key in ev.unreadable:
+        ts = state.tasks.get(key)
+        if ts is not None and ts.state_ == FLIGHT:  # or else it is not needed, or computed here
+            lost.append(ts)
+            recs.put(ts, RELEASED)
+    # What is recommended last is followed first
+    for ts in lost:
+        error = ev.unreadable[ts.key]
+        for dep in need(ts.dependents_):
+            if dep.state_ == WAITING and not recs.has(dep):
+                recs.put_args(dep, ERROR, (
+                    error["exception"], error["traceback"], error["exception_text"],
+                    error["traceback_text"], dep.run_id,
+                ))
+    run_transitions(state, recs, ev.stimulus_id, records)
+    return on_data(state, ev.worker, ev.total_nbytes, ev.data, ev.stimulus_id, recs)
 
 
 cdef int handle_network_failure(State state, object ev, Recs recs) except -1:

@@ -180,10 +180,8 @@ cdef int flight_memory(
 cdef int flight_released(
     State state, TaskState ts, tuple args, object stimulus_id, Recs recs, list records
 ) except -1:
-    if ts.done:
-        # It brought what cannot be read, and nothing waits for that any more
-        return to_released(state, ts, recs)
     # A transfer cannot be called back; wait for it and throw away what it brings
+    expect(not ts.done, ts)
     ts.previous_ = FLIGHT
     ts.next_ = NONE
     ts.state_ = CANCELLED

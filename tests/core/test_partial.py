@@ -123,6 +123,8 @@ def test_logs_and_plugins() -> None:
         ("x", "waiting", "released"),
         ("x", "released", "error"),
         ("a", "flight", "released"),
+        ("a", "cancelled", "fetch"),
+        ("a", "cancelled", "released"),
     ]
     assert [entry[:4] for entry in ws.story("arrived") if entry[0] == "x"][-1] == (
         "x", "waiting", "error", "error",
