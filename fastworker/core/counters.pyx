@@ -1,7 +1,7 @@
 """How many tasks are in which state, and for how long tasks have been there, by key prefix.
 
-Stock walks all its counts at every event to add the time that passed. Here a count adds up its own
-time when it changes, so an event costs the same however many prefixes a worker has seen.
+distributed walks all its counts at every event to add the time that passed. Here a count adds up
+its own time when it changes, so an event costs the same however many prefixes a worker has seen.
 """
 
 from collections import Counter, defaultdict

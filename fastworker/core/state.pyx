@@ -25,7 +25,7 @@ cdef double SLOW_WRITE = 0.005  # seconds; a mapping that takes longer has writt
 
 
 cdef int expect(bint ok, object what) except -1:
-    """An invariant that stock asserts too: AssertionError, python -O or not."""
+    """An invariant of distributed's machine too. AssertionError, also under ``python -O``."""
     if not ok:
         raise AssertionError(what)
     return 0

@@ -76,7 +76,7 @@ cdef class WorkerState(State):
         TypeError
             For something that is no such event.
         distributed.worker_state_machine.InvalidTransition, InvalidTaskState
-            As stock's, on a broken state.
+            As distributed's, on a broken state.
         """
         return to_instructions(self.handle_events(stims))
 

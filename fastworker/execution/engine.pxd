@@ -1,4 +1,4 @@
-"""Between the core and the world: what comes in, what goes out, and who runs a task."""
+"""What reaches the core, where its answers go, and which thread runs a task."""
 
 from fastworker.link.outbox cimport Outbox
 from fastworker.core.records cimport Run
@@ -17,7 +17,7 @@ cdef class Engine:
     cdef object put  # its queue's `put`
     cdef dict worker_vars, executors
     cdef object execution_state
-    cdef ResultLRU memory  # of the worker's data, if it is a Store
+    cdef ResultLRU memory  # of the worker's data; None if that is not a Store
 
     cdef readonly object loop  # asyncio's
     cdef readonly object context  # contextvars.Context that every plain task gets a copy of
@@ -25,16 +25,17 @@ cdef class Engine:
     # Of the event loop's thread: the key of the message that `take_on` failed with, if it has one
     cdef readonly tuple broken_by
 
-    # Set on the event loop; any thread may look, and does what was right a moment before
+    # Written by the event loop's thread. Other threads read them without a lock: a change that they
+    # miss holds from their next task on
     cdef readonly bint replaced  # a method of `NOT_CALLED` is the user's
-    cdef bint sends  # `batched_send` is not
+    cdef bint sends  # `batched_send` is the worker's own
 
     # Guarded by state.lock
     # None, or called with each event that has ended a run in a pull thread, in that thread and
     # with the lock held: must not wait
     cdef public object finished
-    # How many tasks were put into the queue since somebody saw to it that there are threads for
-    # them. Added to under the lock; read and set back under the GIL, without a switch in between
+    # How many tasks were put into the queue since `add_threads` last started threads for them.
+    # Added to under the lock; read and set back under the GIL, without a switch in between
     cdef Py_ssize_t n_put
 
     cdef bint running(self) except -1

@@ -1,9 +1,9 @@
-"""Between the core and the world: what comes in, what goes out, and who runs a task.
+"""What reaches the core, where its answers go, and which thread runs a task.
 
-Stimuli come from the event loop's thread and from the threads that run plain tasks. Each is handled
-under the core's lock, and what the core answers is routed under the same lock, so that messages
-leave in the order in which the core made them. What may run user code, wait or touch the event loop
-comes after the lock has been let go.
+Stimuli come from the event loop's thread and from the threads that run plain tasks. The engine has
+each handled under the core's lock and routes the core's answers under the same lock, so that
+messages leave in the order in which the core made them. It releases the lock before anything that
+may run user code, wait or touch the event loop.
 """
 
 from contextvars import copy_context
@@ -41,7 +41,7 @@ cdef extern from "Python.h":
 
 cdef tuple RUNNING = tuple(WORKER_ANY_RUNNING)
 
-#: Methods of a worker that stock's way of a task calls on the event loop, and the engine does not.
+#: Methods that distributed's worker calls for each task on the event loop, and the engine does not.
 NOT_CALLED = frozenset({"execute", "handle_stimulus", "batched_send", "digest_metric"})
 
 
@@ -53,7 +53,7 @@ cdef bint is_coroutine(object run_spec) except -1:
     if PyCFunction_Check(func):
         return False
     if PyFunction_Check(func) and (<PyFunctionObject*>func).func_dict == NULL:
-        # Whoever marks a function as a coroutine function does it by an attribute
+        # A function is marked as a coroutine function by an attribute, and this one has none
         return (
             (<PyCodeObject*>(<PyFunctionObject*>func).func_code).co_flags
             & (CO_COROUTINE | CO_ITERABLE_COROUTINE)
@@ -87,9 +87,9 @@ cdef class Engine:
         self.look_at_methods()
 
     def start(self, loop):
-        """To be called in the event loop, in the context that tasks are to have.
+        """Begin to use threads. Call it in the event loop, in the context that tasks are to have.
 
-        Until then, tasks go the way of stock.
+        Until then the event loop executes all tasks, as in distributed.
         """
         self.loop = loop
         self.context = copy_context()
@@ -104,18 +104,18 @@ cdef class Engine:
         return False
 
     def look_at_methods(self):
-        """To be called when the worker has been given, or has lost, an attribute of `NOT_CALLED`.
+        """Call this when an attribute of the worker named in `NOT_CALLED` has been set or deleted.
 
-        A function of the user's in the place of such a method stands for itself on the event loop,
-        and tasks go the way of stock.
+        While a function of the user's has the place of such a method, the event loop executes all
+        tasks, and so calls it.
         """
         self.replaced = any([name in self.worker_vars for name in NOT_CALLED])
         self.sends = "batched_send" not in self.worker_vars
 
     cdef bint is_plain(self, TaskState ts) except -1:
-        """Whether a pull thread may run the task; others go the way of stock, by the event loop.
+        """Whether a pull thread may run the task; the event loop executes the others.
 
-        Runs no user code for the usual kinds of tasks; ``is_coro`` of an unusual one looks at
+        Runs no user code for the usual kinds of tasks; ``is_coro`` of an unusual one reads
         attributes of the function.
         """
         cdef TaskState dep
@@ -136,10 +136,10 @@ cdef class Engine:
         return not is_coroutine(ts.run_spec)
 
     cdef Run route(self, list records, bint take, list others):
-        """Distribute what the core answered; the lock is held.
+        """Pass on the core's answers; the caller holds the lock.
 
-        Messages are kept in order. The first plain task is returned if `take`; others go to the
-        pool. What has to be done by the event loop is added to `others`.
+        Messages go to the outbox, in order. Returns the first plain task if `take`, or else None;
+        the pool gets the other plain tasks. Adds to `others` what the event loop has to carry out.
         """
         cdef Run mine = None
         for record in records:
@@ -156,10 +156,10 @@ cdef class Engine:
         return mine
 
     cdef int add_threads(self) except -1:
-        """See to it that there are threads for what `route` has put into the queue.
+        """Start threads, up to the pool's limit, for the tasks that `route` has put into the queue.
 
-        Not under the core's lock: a thread that starts may run a finalizer, and whoever starts it
-        waits for it.
+        Not under the core's lock: `Thread.start` waits for the new thread, which may first run a
+        finalizer that wants the lock.
         """
         cdef Py_ssize_t n
         n, self.n_put = self.n_put, 0
@@ -169,7 +169,7 @@ cdef class Engine:
         return 0
 
     cdef int call_loop(self, object callback, object arg) except -1:
-        """Have the event loop call something; if it is closed, there is nobody to care any more."""
+        """Have the event loop call something. Does nothing if the loop is closed."""
         try:
             self.loop.call_soon_threadsafe(callback, arg)
         except RuntimeError:
@@ -178,10 +178,10 @@ cdef class Engine:
         return 0
 
     cdef bint is_late(self, tuple stims) except -1:
-        """Whether all there is to say is that a task has seceded which is over by now.
+        """Whether the only event is that a task has seceded, and the task has ended by now.
 
-        distributed leaves that to the event loop; the task's thread may be faster. Of what was not
-        run here, it is an error. The lock is held.
+        distributed's `secede` has the event loop handle that event, and the task's thread may be
+        faster. For a key that was not run here the event is an error. The caller holds the lock.
         """
         cdef TaskState ts
         if len(stims) != 1 or type(stims[0]) is not SecedeEvent:
@@ -207,10 +207,10 @@ cdef class Engine:
         self.follow(others)
 
     cpdef take_on(self, list messages):
-        """Each a `ComputeTask` or `FreeKeys` of the scheduler's, in order.
+        """Handle messages of the scheduler's in order: each a `ComputeTask` or `FreeKeys`.
 
-        The caller keeps the list until this returns: what a message holds is not let go of under
-        the lock.
+        The caller keeps the list until this returns, so that nothing a message holds is deallocated
+        under the lock.
         """
         cdef list others = [], records = []
         message = None
@@ -220,7 +220,7 @@ cdef class Engine:
                 process(self.state, message, records)
             self.route(records, False, others)
         except Exception:
-            # The worker closes: nothing of what the earlier messages asked for is begun
+            # The worker closes: it begins nothing of what the earlier messages asked for
             if type(message) is ComputeTask:
                 self.broken_by = ((<ComputeTask>message).key,)
             raise
@@ -229,10 +229,10 @@ cdef class Engine:
         self.follow(others)
 
     cdef int follow(self, list others) except -1:
-        """After an event that was handled in the event loop.
+        """What comes after the core has handled an event in the event loop; no lock is held.
 
-        A worker with a free thread has no time to lose: what it reports is what it will be sent
-        work for. One that is full collects its messages, as stock does.
+        With a thread free, messages leave at once, since the scheduler answers them with work. With
+        all threads busy they are collected, as in distributed.
         """
         if self.n_put:
             self.add_threads()
@@ -243,7 +243,7 @@ cdef class Engine:
     # ------------------------------------------------------------------- from a pull thread
 
     cdef int after(self, list others, bint idle) except -1:
-        """After an event that was handled in a pull thread, which is `idle` from now on."""
+        """The same after an event that was handled in a pull thread; `idle`: it took no task."""
         if self.n_put:
             self.add_threads()
         if others:
@@ -251,16 +251,16 @@ cdef class Engine:
         return self.outbox.send_soon(idle)
 
     cdef int leave_to_loop(self, object event) except -1:
-        """An event that the event loop has to handle, since a plugin is to be told of it there."""
+        """Have the event loop handle an event: plugins expect their `transition` calls there."""
         return self.call_loop(self.worker.handle_stimulus, event)
 
     cdef int end_loop(self, object key, object error) except -1:
         """Have SystemExit or KeyboardInterrupt of a task end the event loop, and the process.
 
-        It comes up where it does when the event loop executes a task: in an asyncio task and once
-        more in what is called at the end of that. Whoever runs the loop cancels what is left on it
-        after the first time; were there no second, the worker would find time to close down in good
-        order and take its nanny along, which is to start another one.
+        It is raised where it is when the event loop executes a task: in an asyncio task and once
+        more in the callback at the end of that task. After the first time `asyncio.run` cancels
+        what is left on the loop. Without the second time the worker would then close in good order
+        and take its nanny along, which is to start another worker.
         """
         return self.call_loop(
             partial(self.worker._start_async_instruction, f"execute({key!r})", outcome.throw), error

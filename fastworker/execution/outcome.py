@@ -1,4 +1,4 @@
-"""What becomes of a task that did not return a result."""
+"""The event that ends a run which returned no result."""
 
 from __future__ import annotations
 
@@ -64,10 +64,11 @@ def raised(
 
 
 def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMachineEvent:
-    """The event for a task whose inputs could not be had; ``error`` is being handled.
+    """The event for a task whose inputs could not be read; ``error`` is being handled.
 
-    They were released before the task began, say, or cannot be unpickled. A task of the
-    scheduler's that needs what is lost goes back: what is lost is computed again first.
+    They were released before the task began, for example, or cannot be unpickled. If the spill file
+    of one is lost, a task of the scheduler's is rescheduled, so that the input is computed again
+    first.
     """
     key: Key = ts.key
     if isinstance(error, SpillFileLost) and not ts.by_hand:
@@ -79,7 +80,7 @@ def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMa
         return ExecuteFailureEvent.from_exception(
             error, key=key, run_id=run_id, stimulus_id=stimulus_id
         )
-    except Exception:  # of the error's own code, which can be any
+    except Exception:  # raised by the error's own __str__ or __reduce__, for example
         own_logger.error("The error of task %r cannot be told", key, exc_info=True)
         return ExecuteFailureEvent.from_exception(
             RuntimeError(f"{key!r} failed with an error that cannot be told"),
@@ -90,5 +91,5 @@ def could_not_start(error: BaseException, ts: TaskState, run_id: int) -> StateMa
 
 
 async def throw(error: BaseException) -> NoReturn:
-    """Raise in the event loop what a thread must not swallow."""
+    """Raise ``error`` in the event loop, for the thread in which a task has raised it."""
     raise error

@@ -24,7 +24,8 @@ logger = logging.getLogger("distributed.threadpoolexecutor")
 
 
 class WorkQueue(SimpleQueue[Any]):
-    """What the threads of the pool wait for: plain tasks, submitted calls, or None to look around.
+    """What the threads of the pool wait for: plain tasks, submitted calls, or None, which has a
+    thread look at the pool's state.
 
     ``SimpleQueue`` guards itself. `queue` and `clear` are how distributed empties a pool's queue.
     """
@@ -87,13 +88,13 @@ class PullThreadPoolExecutor(ThreadPoolExecutor):
     def shutdown(
         self, wait: bool = True, timeout: float | None = None, *, cancel_futures: bool = False
     ) -> None:
-        """Take nothing more; threads end when they have done what is in the queue.
+        """Accept nothing more; the threads end when they have done what is in the queue.
 
         Parameters
         ----------
         wait, timeout
-            Whether to wait for the threads, and for how many seconds in all. Not for those that
-            have seceded.
+            Whether to wait for the threads of the pool, and for how many seconds in all. Threads
+            that have seceded are not waited for.
         cancel_futures
             Do not begin what is in the queue.
         """
@@ -123,7 +124,7 @@ class ActiveKeys(set[Key]):
 
 
 def pull(pool: PullThreadPoolExecutor) -> None:
-    """What a thread of the pool does. Below its frame, a thread's stack is of no interest."""
+    """What a thread of the pool does. Profiles and call stacks begin above this frame."""
     thread_state.proceed = True
     thread_state.executor = pool
     queue = pool._work_queue
@@ -140,7 +141,7 @@ def pull(pool: PullThreadPoolExecutor) -> None:
                     assert pool.engine is not None
                     runner = Runner(pool.engine)
                 begun = runner.begin(item)
-                item = None  # other tasks may follow, which are not to keep this one
+                item = None  # `run` goes on with other tasks, and must not keep this one alive
                 if begun:
                     runner.run()
             else:

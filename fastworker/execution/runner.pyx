@@ -1,7 +1,7 @@
 """What one thread does with one plain task after the other.
 
-The thread takes a task, runs it, lets the core know and takes the next one, without the event loop.
-To user code it all looks as in a thread of ``distributed.Worker``.
+The thread takes a task, runs it, tells the core and takes the next one, without the event loop.
+User code finds what it finds in a thread of ``distributed.Worker``.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -68,8 +68,8 @@ cdef object stamped(const char* what):
     cdef long long seconds = <long long>now
     cdef long long digits = seconds * TICKS + <long long>((now - <double>seconds) * TICKS)
     cdef size_t n = strlen(what)
-    # From the last digit to the first, by hand: with snprintf it takes four times as long, and that
-    # is one part in fourteen of all that a task costs here
+    # From the last digit to the first. snprintf takes four times as long, which is one part in
+    # fourteen of all that a task costs here
     while digits:
         p -= 1
         p[0] = <char>(c"0" + digits % 10)
@@ -94,7 +94,7 @@ cdef double seconds_of(list reports) except? -1.0:
 
 cdef int begin_traceback_with_task(object error) except -1:
     """Leave our own frames out of the traceback of the exception that is being handled."""
-    # Not by attributes, which a class of the user's may have its own idea of
+    # Not by attributes: the class of a user's exception may override them
     trace = traceback_of(error)
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith(HERE):
         trace = trace.tb_next
@@ -135,13 +135,13 @@ cdef class Runner:
         self.processor = read_clock(CLOCK_THREAD_CPUTIME_ID)
 
     def close(self):
-        """To be called when the thread ends."""
+        """Call this when the thread ends."""
         self.contexts.close()
 
     def begin(self, Run first not None):
-        """Take a task, for `run`; the caller need not keep it.
+        """Take a task, which `run` then runs; the caller need not keep it.
 
-        Returns False if the worker is to close, because of an error in here.
+        Returns False if there was an error, for which the worker closes.
         """
         try:
             self.state.lock.acquire()
@@ -163,7 +163,7 @@ cdef class Runner:
             self.break_down(error)
 
     cdef int break_down(self, object error) except -1:
-        """Have the worker close: it is not the task's fault, the state is broken."""
+        """Have the worker close: the error is not the task's, the state is inconsistent."""
         return self.engine.call_loop(
             partial(self.engine.worker._fail_as_thread_did, error), self.key
         )
@@ -171,9 +171,9 @@ cdef class Runner:
     # ------------------------------------------------------------------------- one task
 
     cdef int take(self, Run run) except -1:
-        """Note all that is needed of the task; the lock is held.
+        """Copy all that is needed of the task; the caller holds the lock.
 
-        The inputs are held from here on, whatever becomes of their keys.
+        From here on the thread holds the inputs, also if their keys are released.
         """
         cdef TaskState ts = run.task, dep
         self.ts = ts
@@ -206,9 +206,10 @@ cdef class Runner:
         return 0
 
     cdef tuple drop(self):
-        """Hold nothing of the task any more.
+        """Let go of the task in hand.
 
-        Returns what may run user code when it is let go, to be held until the lock is free.
+        Returns what may run user code when it is deallocated; the caller keeps it until it has
+        released the lock.
         """
         cdef tuple held = (self.run_spec, self.inputs)
         self.ts = None
@@ -236,14 +237,14 @@ cdef class Runner:
         return self.succeed()
 
     cdef int compute(self) except -1:
-        """Get the inputs that have to be read in, and call the task in a context of its own.
+        """Read the inputs that are not in memory, and call the task in a context of its own.
 
         `active_threads` and `active_keys` are changed without ``Worker.active_threads_lock``:
         each change is one dict or set operation on plain keys, which no thread can see half of,
-        and whoever copies them does so in one operation too.
+        and readers copy them in one operation too.
         """
         cdef object context
-        self.ts.start_time_ = self.began  # for who looks at active tasks while inputs are read in
+        self.ts.start_time_ = self.began  # for readers of active_keys while inputs are read in
         PySet_Add(self.active_keys, self.key)
         try:
             if self.absent is not None:
@@ -278,10 +279,10 @@ cdef class Runner:
                 self.reported = seconds_of(self.extras) - self.around
 
     cdef int read_processor(self) noexcept:
-        """What the call took on the processor.
+        """Set `cpu`: the seconds that the call took on the processor.
 
-        This clock is no cheap one: it is read once a task. What the thread did between two calls
-        is its own work of some microseconds, and a call cannot have taken more than its time.
+        Reading this clock is expensive, so it is read once a task. The difference includes the some
+        microseconds of the thread's own work between two calls, hence the bound.
         """
         cdef double now = read_clock(CLOCK_THREAD_CPUTIME_ID)
         self.cpu = min(now - self.processor, self.stop - self.start)
@@ -289,7 +290,7 @@ cdef class Runner:
         return 0
 
     cdef int read_absent(self) except -1:
-        """Read what is not in memory from wherever the worker's data is."""
+        """Read the inputs that are not in memory from the worker's data."""
         cdef double start = wall_clock(), stop
         self.contexts.run(self.read_inputs)
         stop = wall_clock()
@@ -306,9 +307,9 @@ cdef class Runner:
             self.inputs[key] = data[key]
 
     cdef int make_room(self) except -1:
-        """Spill what the result pushes out of memory, before the scheduler hears of the result.
+        """Spill what the result pushes out of memory, before it is reported to the scheduler.
 
-        It would send more while there is no room. The time it takes is part of what it is told.
+        The scheduler would send more tasks while there is no room. The report includes the time.
         """
         cdef double start, stop
         if (
@@ -326,7 +327,7 @@ cdef class Runner:
     # ------------------------------------------------------------------------- how it ended
 
     cdef int measure(self, Outcome how) except -1:
-        """Count what the run took, up to now; before the task in hand is dropped."""
+        """Add the times of the run, up to now, to the metrics. Call this before `drop`."""
         cdef double now = wall_clock()
         if self.extras:
             self.around = seconds_of(self.extras) - self.reported
@@ -368,7 +369,7 @@ cdef class Runner:
                 self.measure(SUCCESS)
                 _held = self.drop()
             else:
-                # Storing the result may have something to report
+                # Storing the result may report to context_meter
                 PyContext_Enter(self.home)
                 try:
                     process_success(
@@ -380,7 +381,7 @@ cdef class Runner:
                 if ts.state_ == MEMORY:
                     self.measure(SUCCESS)
                     if not ts.by_hand:
-                        ts.run_spec = None  # what it holds may be larger than the result
+                        ts.run_spec = None  # its arguments may be larger than the result
                 else:
                     self.measure(RUN_FOR_NOTHING)
                 _held = self.drop()
@@ -390,14 +391,14 @@ cdef class Runner:
         finally:
             self.state.lock.release()
         if self.engine.memory is not None and self.engine.memory.over_target:
-            _held = value = event = None  # what is spilled is to make room
+            _held = value = event = None  # or spilling would free no memory
             # Another thread has taken the room that was made
             self.spill(span_id, prefix, 0)
         self.engine.after(others, not following)
         return following
 
     cdef int spill(self, object span_id, object prefix, object room) except -1:
-        """Spill until that many bytes have room; the time it takes is that of a task just run."""
+        """Spill until `room` bytes are free; metered with the times of the task just run."""
         cdef double start = wall_clock()
         cdef Py_ssize_t own = len(self.extras)  # reports of the task's run, if not measured yet
         self.contexts.run(partial(self.engine.worker.data.spill_excess, room))
@@ -409,7 +410,7 @@ cdef class Runner:
         return 0
 
     cdef bint fail(self, object error) except -1:
-        """The exception is being handled: its traceback is taken from there."""
+        """Report a run that raised; called while the exception is being handled."""
         if issubclass(type(error), (SystemExit, KeyboardInterrupt)):
             self.engine.end_loop(self.key, error)
             self.drop()
@@ -429,7 +430,7 @@ cdef class Runner:
         return self.end(event)
 
     cdef bint end(self, object event) except -1:
-        """Let the core handle an event other than success that ends the run."""
+        """Have the core handle an event other than success that ends the run."""
         cdef bint following = False
         cdef list others = [], records = []
         self.state.lock.acquire()
@@ -450,9 +451,9 @@ cdef class Runner:
         return following
 
     cdef bint settle(self, list records, list others) except -1:
-        """Pass on what the core answered; the lock is held. Returns whether a task was taken.
+        """Pass on the core's answers; the lock is held. Returns whether a task was taken.
 
-        A thread that has left the pool, or is to make room for one that comes back, takes nothing.
+        A thread that has seceded, or is to make room for one that rejoins, takes none.
         """
         cdef bint take = self.pool_state["proceed"] and not self.pool._rejoin_list
         cdef Run following = self.engine.route(records, take, others)

@@ -1,10 +1,10 @@
-"""The engine of a worker whose tasks all go the way of stock, and the choice between the two."""
+"""The engine of a worker whose event loop executes all tasks, and the choice between the two."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 from distributed.worker_state_machine import StateMachineEvent
@@ -15,9 +15,6 @@ from fastworker.execution.engine import Engine
 from fastworker.execution.instructions import carry_out
 from fastworker.execution.pool import ActiveKeys, PullThreadPoolExecutor
 
-if TYPE_CHECKING:
-    pass
-
 
 class StockEngine:
     """Leaves every task to distributed's ``Worker.execute``, on the event loop."""
@@ -25,7 +22,7 @@ class StockEngine:
     #: Messages go through the worker's ``stream_handlers``.
     replaced = True
 
-    #: As of `Engine`; every run is an asyncio task, which has its end itself.
+    #: As of `Engine`, and never called: every run is an asyncio task, to be awaited itself.
     finished: Callable[[StateMachineEvent], None] | None = None
 
     def __init__(self, worker: Any) -> None:
@@ -45,12 +42,12 @@ class StockEngine:
 
 
 def make_engine(worker: Any, overrides: bool) -> Engine | StockEngine:
-    """What runs the tasks of a worker; plain ones without the event loop, in threads of its own.
+    """What runs the tasks of a worker: an `Engine`, with threads of its own, where that is right.
 
-    Everything goes the way of stock with a state machine, a default executor or a mapping for
-    results of the user's, or if the worker's class ``overrides`` a method that the engine would not
-    call. A state machine derived from ours is the user's too. What is the user's may have been
-    written for the thread of the event loop, and no other.
+    It is a `StockEngine` if the state machine, the default executor or the mapping of results is
+    the user's, or if the worker's class ``overrides`` a method that an `Engine` would not call:
+    such code may have been written for the event loop's thread alone. A subclass of fastworker's
+    `WorkerState` counts as the user's.
     """
     pool = worker.executors["default"]
     if (

@@ -67,7 +67,7 @@ cdef class ExecuteMetrics:
     cdef long long tasks[N_OUTCOMES]  # ever
     cdef readonly long long dropped  # durations that found no room, ever
 
-    cdef double* durations  # of tasks that did not fail, in seconds; NULL: nobody wants them
+    cdef double* durations  # of tasks that did not fail, in seconds; NULL: not asked for
     cdef int n_durations
     cdef int capacity
     cdef bint asked  # `wake` has been called since the last drain
