@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import ssl
 import weakref
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import dask.config
@@ -15,7 +14,6 @@ from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.utils import from_frames, to_frames
 from distributed.utils import offload
 
-from fastworker.comm.plain import decode, encode
 from fastworker.comm.stream import Disconnected, Stream
 from fastworker.config import CommSettings
 from fastworker.wire.result_messages import NeedsOffload, pack, unpack
@@ -96,13 +94,12 @@ class TCP(stock.TCP):
             (message,), self._next = self._next, None
             return message
         frames = await self.read_frames()
-        if len(frames) == 1:
-            plain = decode(frames[0])
-            if plain is not None:
-                return plain[0]
         try:
-            if deserializers is None and (self.deserialize or len(frames) == 1):
-                unpacked = await self._here_or_offloaded(unpack, frames)
+            if len(frames) == 1 or (self.deserialize and deserializers is None):
+                try:
+                    unpacked = unpack(frames, light=self.allow_offload)
+                except NeedsOffload:
+                    unpacked = await offload(unpack, frames, light=False)
                 if unpacked is not None:
                     return unpacked[0]
             return await from_frames(
@@ -121,27 +118,19 @@ class TCP(stock.TCP):
                 self.abort()
             raise
 
-    async def _here_or_offloaded(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What `pack` or `unpack` makes, in another thread if it takes long and that is allowed."""
-        try:
-            return function(*args, light=self.allow_offload)
-        except NeedsOffload:
-            return await offload(function, *args, light=False)
-
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:
         if self.closed():
             raise CommClosedError(f"in {self}: the connection is closed")
-        frame = encode(msg)
-        if frame is not None:
-            return await self.write_frames([frame])
         context = {
             "sender": self.local_info,
             "recipient": self.remote_info,
             **self.handshake_options,
         }
-        frames = await self._here_or_offloaded(
-            pack, msg, context, self.max_shard_size, serializers, on_error
-        )
+        how = (msg, context, self.max_shard_size, serializers, on_error)
+        try:
+            frames = pack(*how, light=self.allow_offload)
+        except NeedsOffload:
+            frames = await offload(pack, *how, light=False)
         if frames is None:
             frames = await to_frames(
                 msg,

@@ -1,6 +1,6 @@
 """Messages that carry results between workers and to clients.
 
-The frames are those of ``distributed.protocol.dumps``, and either end may be stock's.
+The frames are those of ``distributed.protocol.dumps``, and either end may be distributed's.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -73,28 +73,38 @@ cdef int spend(Py_ssize_t* allowance, Py_ssize_t nbytes) except -1:
 cdef class Packer:
     """Packs one message."""
     cdef Bytes head
+    # What was asked for, see `pack`
+    cdef dict context
+    cdef object serializers
+    cdef str on_error
+    cdef Py_ssize_t shard
+    cdef bint light
+    # What results take: made for the first one, as most messages have none
     cdef object objects  # MessagePacker for what is not known natively
     cdef list frames  # of results; the packer above adds to the same list
     cdef ValuePacker values
     cdef tuple agreed  # what the frames of a result depend on, beside the result
     cdef Py_ssize_t allowance
     cdef Py_ssize_t count  # results
-    cdef double elsewhere  # seconds spent in stock's functions, which meter themselves
+    cdef double start  # when the first result was met
+    cdef double elsewhere  # seconds spent in distributed's functions, which meter themselves
 
-    def __cinit__(self, dict context, object serializers, str on_error, Py_ssize_t shard,
-                  Py_ssize_t allowance):
-        self.objects = MessagePacker(context, serializers, shard, on_error)
+    cdef int expect_results(self) except -1:
+        cdef dict context = self.context
+        self.start = perf_counter()
+        self.objects = MessagePacker(context, self.serializers, self.shard, self.on_error)
         self.frames = self.objects.frames
-        self.agreed = (context.get("pickle-protocol"), context.get("compression"), shard,
-                       None if serializers is None else tuple(serializers))
-        self.allowance = allowance
-        if serializers is None:
+        self.agreed = (context.get("pickle-protocol"), context.get("compression"), self.shard,
+                       None if self.serializers is None else tuple(self.serializers))
+        self.allowance = most_here() if self.light else -1
+        if self.serializers is None:
             self.values = ValuePacker(
                 self.frames,
                 context.get("pickle-protocol"),
                 bool(context.get("compression", True)),
-                shard,
+                self.shard,
             )
+        return 0
 
     cdef bint message(self, dict message) except -1:
         """Pack a message, or all of it up to what is not plain."""
@@ -121,7 +131,10 @@ cdef class Packer:
 
     cdef int result(self, object marked) except -1:
         """Add the frames of a result, and to the message the number of the first of them."""
-        cdef Py_ssize_t number = 1 + len(self.frames)
+        cdef Py_ssize_t number
+        if self.objects is None:
+            self.expect_results()
+        number = 1 + len(self.frames)
         value = marked.data
         if self.values is None or not self.values.put(value):
             self.other(marked)
@@ -197,8 +210,9 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
     Returns
     -------
     list of bytes-like, or None
-        None for a message that is no dict of plain values, results, and dicts of those, and for
-        one that cannot be serialized: call distributed's functions, which raise the error.
+        None for a message that is neither plain (see `fastworker.wire.encode`) nor a dict of plain
+        values, results, sets, and dicts of those, and for one that cannot be serialized: call
+        distributed's functions, which raise the error.
 
     Raises
     ------
@@ -207,25 +221,30 @@ def pack(message, context, shard, serializers=None, on_error="message", light=Tr
     """
     cdef Packer packer
     cdef unsigned char memory[STACK_BYTES]
-    cdef double start
-    if type(message) is not dict:
-        return None
-    start = perf_counter()
-    packer = Packer(context, serializers, on_error, shard, most_here() if light else -1)
+    packer = Packer.__new__(Packer)
+    packer.context = context
+    packer.serializers = serializers
+    packer.on_error = on_error
+    packer.shard = shard
+    packer.light = light
     lend(&packer.head, memory, STACK_BYTES)
     try:
-        if not packer.message(message):
+        if type(message) is dict:
+            if not packer.message(message):
+                return None
+        elif not put_value(&packer.head, message):
             return None
         head = PyBytes_FromStringAndSize(<char*>packer.head.data, packer.head.size)
     except Unserializable:
         return None
     finally:
         give_back(&packer.head)
-    if packer.count:
-        context_meter.digest_metric(
-            "serialize", perf_counter() - start - packer.elsewhere, "seconds"
-        )
-        context_meter.digest_metric("compress", 0.0, "seconds")
+    if packer.count == 0:
+        return [head]
+    context_meter.digest_metric(
+        "serialize", perf_counter() - packer.start - packer.elsewhere, "seconds"
+    )
+    context_meter.digest_metric("compress", 0.0, "seconds")
     return [head, *packer.frames]
 
 
@@ -237,10 +256,13 @@ cdef class Unpacker(MessageUnpacker):
     # The last header that was met, as the next one is the same as a rule
     cdef Py_ssize_t last
     cdef Recipe recipe
-    cdef double elsewhere  # seconds spent in stock's functions, which meter themselves
+    cdef double start  # when the first result was met
+    cdef double elsewhere  # seconds spent in distributed's functions, which meter themselves
 
     cdef object serialized(self, Py_ssize_t at):
         cdef double start
+        if self.count == 0:
+            self.start = perf_counter()
         if not self.last or not same_frame(self.frames, self.last, at):
             self.recipe = recipe_of(self.frames, at)
             self.last = at
@@ -292,9 +314,8 @@ def unpack(frames, light=True):
         What deserializing a result raises.
     """
     cdef Frames split = frames_of(frames)
-    cdef Unpacker unpacker = Unpacker()
+    cdef Unpacker unpacker = Unpacker.__new__(Unpacker)
     cdef Py_ssize_t i, most = most_here() if light else -1, nbytes = 0
-    cdef double start
     if split.count == 0:
         return None
     unpacker.allowance = -1
@@ -304,7 +325,6 @@ def unpack(frames, light=True):
         if nbytes > most:
             unpacker.light = True
             unpacker.allowance = min(most, QUICK)
-    start = perf_counter()
     unpacker.read_frame(split, 0)
     try:
         message = unpacker.whole()
@@ -318,6 +338,6 @@ def unpack(frames, light=True):
     if unpacker.count:
         context_meter.digest_metric("decompress", 0.0, "seconds")
         context_meter.digest_metric(
-            "deserialize", perf_counter() - start - unpacker.elsewhere, "seconds"
+            "deserialize", perf_counter() - unpacker.start - unpacker.elsewhere, "seconds"
         )
     return (message,)
