@@ -11,9 +11,7 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from fastworker.core.priority cimport UNPACKED, Priority, unpack
-from fastworker.core.task cimport (
-    QueueSlot, TaskState, find_slot, get_priority, leave_slot, slot_at, take_slot,
-)
+from fastworker.core.task cimport QueueSlot, TaskState, get_priority
 
 cdef enum:
     ARITY = 4
@@ -27,6 +25,50 @@ cdef inline bint before(const Entry* a, const Entry* b) noexcept nogil:
         (a.hi < b.hi)
         | ((a.hi == b.hi) & ((a.lo < b.lo) | ((a.lo == b.lo) & (a.seq < b.seq))))
     )
+
+
+# ---------------------------------------------------- a task's slots for the queues it stands in
+
+cdef inline QueueSlot* slot_at(TaskState ts, int i) noexcept:
+    return &ts.slot0 if i == 0 else &ts.more_slots[i - 1]
+
+
+cdef int find_slot(TaskState ts, uint64_t queue) noexcept:
+    """The slot in which `ts` stands in `queue`, or -1."""
+    cdef int i
+    for i in range(ts.n_slots):
+        if slot_at(ts, i).queue == queue:
+            return i
+    return -1
+
+
+cdef QueueSlot* take_slot(TaskState ts, uint64_t queue) except NULL:
+    """Take a free slot for `queue`; valid until another one is taken."""
+    cdef int i
+    cdef void* grown
+    for i in range(ts.n_slots):
+        if slot_at(ts, i).queue == 0:
+            break
+    else:
+        i = ts.n_slots
+        if i > ts.more_capacity:
+            grown = realloc(ts.more_slots, <size_t>(2 * i) * sizeof(QueueSlot))
+            if grown == NULL:
+                raise MemoryError
+            ts.more_slots = <QueueSlot*>grown
+            ts.more_capacity = 2 * i
+        ts.n_slots += 1
+    slot_at(ts, i).queue = queue
+    return slot_at(ts, i)
+
+
+cdef void leave_slot(TaskState ts, uint64_t queue) noexcept:
+    cdef int i = find_slot(ts, queue)
+    if i >= 0:
+        slot_at(ts, i).queue = 0
+        # Nothing looks beyond the last slot in use
+        while ts.n_slots and slot_at(ts, ts.n_slots - 1).queue == 0:
+            ts.n_slots -= 1
 
 
 cdef inline int32_t find_handle(TaskState ts, uint64_t queue) noexcept:

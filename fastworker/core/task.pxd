@@ -80,13 +80,6 @@ cdef int add_compute_times(TaskState ts, double start, double stop) except -1
 cdef object startstops_snapshot(TaskState ts)
 cdef int clear_error(TaskState ts, bint texts) except -1
 
-cdef int find_slot(TaskState ts, uint64_t queue) noexcept
-cdef QueueSlot* take_slot(TaskState ts, uint64_t queue) except NULL
-cdef void leave_slot(TaskState ts, uint64_t queue) noexcept
-
-cdef inline QueueSlot* slot_at(TaskState ts, int i) noexcept:
-    return &ts.slot0 if i == 0 else &ts.more_slots[i - 1]
-
 cdef inline set need(set s):
     """A set that may not have been made yet, for reading."""
     return s if s is not None else EMPTY

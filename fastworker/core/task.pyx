@@ -1,11 +1,9 @@
-"""What a worker knows of one task, and which queues the task stands in."""
-
-from dataclasses import field, make_dataclass
+"""What a worker knows of one task."""
 
 cimport cython
 from cpython.object cimport PyObject
 from libc.math cimport NAN, isnan
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 
 from fastworker.core.counters cimport prefix_of
 from fastworker.core.priority cimport UNPACKED, Priority, pack, unpack
@@ -18,6 +16,8 @@ from dask import config
 from dask.utils import parse_bytes
 
 from distributed.utils import recursive_to_dict
+
+from fastworker.core.task_fields import FIELDS
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject* o) noexcept
@@ -71,45 +71,6 @@ cdef class TaskInstances:
         """Stop counting the tasks there are now."""
         while newest != NULL:
             unlist(<TaskState>newest)
-
-
-# So that dataclasses.fields() returns for TaskState what it does for distributed's
-FIELDS = make_dataclass(
-    "TaskState",
-    [("key", "Key"), ("prefix", "str", field(init=False))]
-    + [
-        (name, kind, field(default=None))
-        for name, kind in [
-            ("run_id", "int"),
-            ("run_spec", "Any"),
-            ("dependencies", "set[TaskState]"),
-            ("dependents", "set[TaskState]"),
-            ("waiting_for_data", "set[TaskState]"),
-            ("waiters", "set[TaskState]"),
-            ("state", "str"),
-            ("previous", "str | None"),
-            ("next", "str | None"),
-            ("priority", "tuple[int, ...] | None"),
-            ("who_has", "set[str]"),
-            ("coming_from", "str | None"),
-            ("resource_restrictions", "dict[str, float]"),
-            ("exception", "Any"),
-            ("traceback", "Any"),
-            ("exception_text", "str"),
-            ("traceback_text", "str"),
-            ("type", "type | None"),
-            ("suspicious_count", "int"),
-            ("startstops", "list[dict[str, Any]]"),
-            ("start_time", "float | None"),
-            ("stop_time", "float | None"),
-            ("metadata", "dict[str, Any]"),
-            ("nbytes", "int | None"),
-            ("annotations", "dict[str, Any] | None"),
-            ("span_id", "str | None"),
-            ("done", "bool"),
-        ]
-    ],
-).__dataclass_fields__
 
 
 @cython.freelist(256)
@@ -510,44 +471,6 @@ cdef object startstops_snapshot(TaskState ts):
     if ts.startstops_ is None:
         return [] if isnan(ts.compute_start) else [compute_startstop(ts)]
     return ts.startstops
-
-
-cdef int find_slot(TaskState ts, uint64_t queue) noexcept:
-    """The slot in which `ts` stands in `queue`, or -1."""
-    cdef int i
-    for i in range(ts.n_slots):
-        if slot_at(ts, i).queue == queue:
-            return i
-    return -1
-
-
-cdef QueueSlot* take_slot(TaskState ts, uint64_t queue) except NULL:
-    """Take a free slot for `queue`; valid until another one is taken."""
-    cdef int i
-    cdef void* grown
-    for i in range(ts.n_slots):
-        if slot_at(ts, i).queue == 0:
-            break
-    else:
-        i = ts.n_slots
-        if i > ts.more_capacity:
-            grown = realloc(ts.more_slots, <size_t>(2 * i) * sizeof(QueueSlot))
-            if grown == NULL:
-                raise MemoryError
-            ts.more_slots = <QueueSlot*>grown
-            ts.more_capacity = 2 * i
-        ts.n_slots += 1
-    slot_at(ts, i).queue = queue
-    return slot_at(ts, i)
-
-
-cdef void leave_slot(TaskState ts, uint64_t queue) noexcept:
-    cdef int i = find_slot(ts, queue)
-    if i >= 0:
-        slot_at(ts, i).queue = 0
-        # Nothing looks beyond the last slot in use
-        while ts.n_slots and slot_at(ts, ts.n_slots - 1).queue == 0:
-            ts.n_slots -= 1
 
 
 cdef void unlist(TaskState ts) noexcept:
