@@ -6,9 +6,27 @@ import logging
 
 from distributed.core import Status
 from distributed.utils_test import captured_logger
+from distributed.worker_state_machine import TaskState
 
+from fastworker.monitoring.heartbeat import seconds_running
 from support.beside_stock import as_stock
 from support.in_process import ONE_WORKER, cluster
+
+
+class Disappearing(dict):
+    """Tasks, each of which a thread removes as soon as it has been looked up."""
+
+    def get(self, key, default=None):
+        return self.pop(key, default)
+
+    __getitem__ = get
+
+
+def test_a_task_that_goes_while_its_time_is_read():
+    running, new = TaskState("running", run_id=1), TaskState("new", run_id=2)
+    running.start_time = 10.0
+    tasks = Disappearing(running=running, new=new)
+    assert seconds_running({"running", "new", "gone"}, tasks, now=12.5) == {"running": 2.5}
 
 
 @as_stock()

@@ -15,9 +15,16 @@ from distributed.utils_test import captured_logger, gen_cluster, gen_test
 from tornado.httpclient import AsyncHTTPClient
 
 import fastworker
+from fastworker.monitoring.identity import comm_to
 from support.in_process import ONE_WORKER, cluster
 
 VERSION = fastworker.__version__
+
+
+def test_the_comm_to_an_address():
+    assert comm_to("tcp://127.0.0.1:1") == fastworker.comm.in_use()["tcp"]
+    assert comm_to("127.0.0.1:1") == comm_to("tcp://127.0.0.1:1")
+    assert comm_to("inproc://127.0.0.1/1/2") == "inproc"
 
 
 @cluster(nthreads=ONE_WORKER)

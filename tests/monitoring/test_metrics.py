@@ -12,14 +12,15 @@ from distributed import Worker as StockWorker
 from distributed.core import Server
 from distributed.metrics import DelayedMetricsLedger, context_meter
 
+from fastworker.core import WorkerState
 from fastworker.execution.timings import ExecuteMetrics
-from fastworker.monitoring.metrics import MANY_NAMES
-from support.in_process import ONE_WORKER, cluster
+from fastworker.monitoring.metrics import MANY_NAMES, Figures
+from support.in_process import ONE_WORKER, cluster, until
 
 PARTS = ("thread_cpu", "thread_noncpu", "executor", "other")
 
 
-class Figures:
+class ServersFigures:
     """Where a server keeps what ``digest_metric`` is told, without the server."""
 
     digest_metric = Server.digest_metric
@@ -35,14 +36,14 @@ class Figures:
 
 
 def ours(metrics, digests=None):
-    out = Figures()
+    out = ServersFigures()
     metrics.drain(*out.all(), digests)
     return out
 
 
 def stock(runs):
     """What distributed makes of these runs; its clock is set by hand."""
-    out = Figures()
+    out = ServersFigures()
     for span_id, prefix, parts, reads, reports, outcome in runs:
         clock = iter([0.0, sum(parts) + sum(v for _, v, unit in reports if unit == "seconds")])
         ledger = DelayedMetricsLedger(func=lambda clock=clock: next(clock))
@@ -155,7 +156,7 @@ def test_bad_arguments():
     assert metrics.empty
 
 
-def test_a_report_that_cannot_be_counted_costs_nobody_else(caplog):
+def test_a_report_that_cannot_be_counted_costs_no_other(caplog):
     metrics = ExecuteMetrics()
     metrics.report("s", "inc", "I/O", "many", "bytes")
     metrics.report("s", "inc", ["unhashable"], 1, "bytes")
@@ -256,41 +257,91 @@ async def test_no_quantiles_of_spans(c, s, a):
     assert len([name for name in a.digests_total if name[3:] == ("mine", "records")]) == 2
 
 
-@cluster(nthreads=ONE_WORKER)
-async def test_whoever_looks_finds_all_there_is(c, s, a):
-    assert isinstance(a, StockWorker)
+def test_a_reader_finds_all_that_was_counted():
+    figures = Figures()
     name = ("execute", "s", "inc", "other", "seconds")
-    for i, figures in enumerate(("digests_total", "digests_total_since_heartbeat", "digests_max")):
-        a.execute_metrics.record("s", "inc", other=float(i + 1))
-        assert getattr(a, figures)[name] == [1, 3, 3][i]
-    assert a.execute_metrics.empty
-    if a.digests is not None:
-        a.execute_metrics.record("s", "dec", duration=1.0)
-        assert "task-duration" in a.digests
+    for i, of in enumerate(("digests_total", "digests_total_since_heartbeat", "digests_max")):
+        figures.of_tasks.record("s", "inc", other=float(i + 1))
+        assert getattr(figures, of)[name] == [1, 3, 3][i]
+    assert figures.of_tasks.empty
+    if figures.digests is not None:
+        figures.of_tasks.record("s", "dec", duration=1.0)
+        assert "task-duration" in figures.digests
 
     # What was counted after the scheduler was told belongs to the next heartbeat
-    a.digests_total_since_heartbeat = defaultdict(int)
-    a.execute_metrics.record("s", "inc", other=0.5)
-    assert a.digests_total_since_heartbeat == {
+    figures.digests_total_since_heartbeat = defaultdict(int)
+    figures.of_tasks.record("s", "inc", other=0.5)
+    assert figures.digests_total_since_heartbeat == {
         name: 0.5,
         **{(*name[:3], part, "seconds"): 0 for part in ("thread-cpu", "thread-noncpu", "executor")},
     }
-    a.digests_total_since_heartbeat.clear()  # no span of that name
 
 
-@cluster(nthreads=ONE_WORKER)
-async def test_names_of_old_spans_come_to_an_end(c, s, a):
+@pytest.mark.parametrize("crick", [True, False])
+def test_a_value_is_added_as_distributed_adds_it(crick):
+    mine, theirs = Figures(), ServersFigures()
+    mine.digests = theirs.digests = None
+    if crick:
+        Digest = pytest.importorskip("crick") and pytest.importorskip("distributed.counter").Digest
+        mine.digests, theirs.digests = defaultdict(Digest), defaultdict(Digest)
+    for value in (-1, 0, 2, 1.5, 2.0):
+        for figures in (mine, theirs):
+            figures.digest_metric("latency", value)
+    for figures in (mine, theirs):
+        figures.digest_metric(("memory-monitor", "evict", "seconds"), -3)
+        with pytest.raises(TypeError):
+            figures.digest_metric("none", None)
+    for of in ("digests_total", "digests_total_since_heartbeat", "digests_max"):
+        assert repr(getattr(mine, of)) == repr(getattr(theirs, of))
+    if crick:
+        assert set(mine.digests) == set(theirs.digests)
+        sizes = [f.digests["latency"].components[0].size() for f in (mine, theirs)]
+        assert sizes[0] == sizes[1] > 0
+
+
+def test_a_task_that_has_left_the_state_is_counted():
+    """A reader waits for a thread that is about to count, as that thread holds the core's lock."""
+    figures, state, counting = Figures(), WorkerState(), threading.Event()
+    figures.count_with(state, figures.drain)
+    seen = []
+
+    def read():
+        counting.wait(20)
+        seen.append(dict(figures.digests_total))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with state.lock:
+        counting.set()
+        reader.join(0.2)  # a reader that did not wait would have ended by then
+        figures.of_tasks.record("s", "inc", other=1.0)
+    reader.join(20)
+    assert seen[0]["execute", "s", "inc", "other", "seconds"] == 1
+
+
+def test_figures_are_drained_before_there_is_no_room():
+    figures = Figures()
+    if figures.digests is None:
+        pytest.skip("needs crick")
+    figures.count_with(object(), figures.drain)
+    for _ in range(200_000):
+        figures.of_tasks.record("s", "inc", duration=1.0)
+    assert figures.of_tasks.dropped == 0
+    assert figures.digests["task-duration"].components[0].size() == 200_000
+
+
+def test_names_of_old_spans_come_to_an_end():
     """Their figures are added up under no span; sums and maxima over all of them stay right."""
-    a.periodic_callbacks["heartbeat"].stop()
+    figures = Figures()
     n = 2 * MANY_NAMES
-    a.digest_metric(("memory-monitor", "evict", "seconds"), 1)
+    figures.digest_metric(("memory-monitor", "evict", "seconds"), 1)
     for i in range(n):
-        a.execute_metrics.record(f"span-{i}", "inc", other=float(i))
-        a.digest_metric(("p2p", f"span-{i}", "foreground", "process", "bytes"), 1)
+        figures.of_tasks.record(f"span-{i}", "inc", other=float(i))
+        figures.digest_metric(("p2p", f"span-{i}", "foreground", "process", "bytes"), 1)
         if i % 100 == 99:
-            assert len(a.digests_total) <= MANY_NAMES + 100 * 5
-            a.digests_total_since_heartbeat.clear()  # as a heartbeat does
-    total, largest = a.digests_total, a.digests_max
+            assert len(figures.digests_total) <= MANY_NAMES + 100 * 5
+            figures.digests_total_since_heartbeat.clear()  # as a heartbeat does
+    total, largest = figures.digests_total, figures.digests_max
     others = [(k, v) for k, v in total.items() if k[0] == "execute" and k[3] == "other"]
     assert sum(v for _, v in others) == n * (n - 1) / 2
     assert sum(v for k, v in total.items() if k[0] == "p2p") == n
@@ -304,20 +355,35 @@ async def test_names_of_old_spans_come_to_an_end(c, s, a):
     assert set(largest) == set(total)
 
 
+def test_names_that_are_in_use_stay():
+    figures = Figures()
+    for i in range(MANY_NAMES):
+        figures.of_tasks.record("span", f"prefix-{i}")
+    names = set(figures.digests_total)
+    figures.of_tasks.record("span", "one more")
+    assert names < set(figures.digests_total)
+    figures.digests_total_since_heartbeat.clear()
+    for i in range(MANY_NAMES):
+        figures.of_tasks.record("span-2", f"prefix-{i}", other=1.0)
+    assert figures.digests_total
+    assert not names & set(figures.digests_total)  # of what was there at the last look
+    assert figures.digests_total["execute", "span-2", "prefix-1", "other", "seconds"] == 1.0
+
+
 @cluster(nthreads=ONE_WORKER)
-async def test_names_that_are_in_use_stay(c, s, a):
-    a.periodic_callbacks["heartbeat"].stop()
-    for i in range(MANY_NAMES):
-        a.execute_metrics.record("span", f"prefix-{i}")
-    names = {name for name in a.digests_total if name[0] == "execute"}
-    a.execute_metrics.record("span", "one more")
-    assert names < set(a.digests_total)
-    a.digests_total_since_heartbeat.clear()
-    for i in range(MANY_NAMES):
-        a.execute_metrics.record("span-2", f"prefix-{i}", other=1.0)
-    assert a.digests_total
-    assert not names & set(a.digests_total)  # of what was there at the last look
-    assert a.digests_total["execute", "span-2", "prefix-1", "other", "seconds"] == 1.0
+async def test_the_worker_has_the_four_mappings_of_a_server(c, s, a):
+    assert isinstance(a, StockWorker)
+    await c.submit(report_one, 1, key="one-1")
+    await until(lambda: a.execute_metrics.tasks_total["success"] == 1)
+    for of in ("digests_total", "digests_total_since_heartbeat", "digests_max"):
+        assert any(k[2:] == ("one", "mine", "records") for k in getattr(a, of)), of
+        setattr(a, of, fresh := defaultdict(int))
+        a.digest_metric("mine", 2)
+        assert getattr(a, of) is fresh
+        assert fresh["mine"] == 2
+    a.digests = None
+    a.digest_metric("mine", 2)
+    assert a.digests is None
 
 
 def report_one(i):

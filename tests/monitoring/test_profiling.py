@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
 import threading
 import weakref
+from collections import defaultdict
 
 import dask
 import pytest
 from dask.utils import key_split
 from distributed import get_worker, profile, secede
 
-from fastworker.monitoring.profiling import MAX_DEPTH, WORKER, _add, _stack_of_task
+from fastworker.monitoring.profiling import (
+    MAX_DEPTH,
+    WORKER,
+    _add,
+    _stack_of_task,
+    call_stacks,
+    profile_tasks,
+)
 from fastworker.monitoring.stacks import copy_stacks
 from support import changing_frames
 from support.in_process import ONE_WORKER, cluster, gate, until
@@ -79,6 +88,71 @@ def test_where_the_stack_of_a_task_ends(file, function, found):
 
 def test_a_thread_that_is_in_no_task():
     assert here() == []
+
+
+@contextlib.contextmanager
+def threads_with_tasks(*keys):
+    """Threads that run tasks until the block ends, and are in no pool: ``{ident: key}``."""
+    started, end = threading.Barrier(len(keys) + 1), threading.Event()
+
+    def task():
+        temporary = Temporary()
+        started.wait(20)
+        end.wait(20)
+        return temporary
+
+    pull = from_file("fastworker/execution/pool.py", "pull")
+    threads = [threading.Thread(target=pull, args=(task,)) for _ in keys]
+    for thread in threads:
+        thread.start()
+    started.wait(20)
+    try:
+        yield {thread.ident: key for thread, key in zip(threads, keys, strict=True)}
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_profiles_of_threads():
+    recent, by_prefix, told = profile.create(), defaultdict(profile.create), []
+    profile_tasks({}, recent, by_prefix, False, lambda *figure: told.append(figure))
+    assert (recent["count"], dict(by_prefix), told) == (0, {}, [])
+    with threads_with_tasks("inc-1", "inc-2", ("add", 3)) as active:
+        for _ in range(2):
+            profile_tasks(active, recent, by_prefix, False, lambda *figure: told.append(figure))
+    assert recent["count"] == 6
+    assert {prefix: tree["count"] for prefix, tree in by_prefix.items()} == {"inc": 4, "add": 2}
+    (top,) = recent["children"].values()
+    assert top["description"]["name"] == "task"
+    assert [name for name, seconds in told if seconds >= 0] == 2 * ["profile-duration"]
+
+
+def test_call_stacks_of_threads():
+    with threads_with_tasks("x", "y") as active:
+        stacks = call_stacks(active)
+        assert set(stacks) == {"x", "y"}
+        assert any("in task\n" in frame for frame in stacks["x"])
+        assert set(call_stacks(active, ["y", "unknown"])) == {"y"}
+        assert call_stacks(active, []) == {}
+
+
+@pytest.mark.parametrize("look", [
+    lambda active: profile_tasks(
+        active, profile.create(), defaultdict(profile.create), False, lambda *figure: None
+    ),
+    call_stacks,
+])  # fmt: skip
+def test_frames_go_when_the_thread_lets_go_of_them(look):
+    Temporary.seen.clear()
+    gc.disable()
+    try:
+        with threads_with_tasks("x") as active:
+            look(active)
+            assert Temporary.seen[0]() is not None
+        assert Temporary.seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def in_task():
