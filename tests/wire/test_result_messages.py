@@ -1,4 +1,4 @@
-"""Messages with results: the same frames as stock's, and the same results out of them."""
+"""Messages with results: the same frames as distributed's, and the same results out of them."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ def test_arrays_can_be_written_to_also_when_their_memory_cannot():
 @pytest.mark.parametrize(
     "message",
     [
-        "OK",
-        [1, 2],
+        {1, 2},
+        [to_serialize(1)],
         {"op": "x", "status": Whole},
         {"op": "x", "nested": [to_serialize(1)]},
         {1: {"a": {"b": to_serialize(1)}}},
@@ -181,7 +181,7 @@ def test_arrays_can_be_written_to_also_when_their_memory_cannot():
         {"op": "x", "text": "\udc00"},
     ],
 )
-def test_what_is_left_to_stock(message):
+def test_what_is_left_to_distributed(message):
     assert packed(message) is None
 
 
