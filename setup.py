@@ -72,7 +72,7 @@ class CythonBuild(build_ext):
                 "cdivision": True,
                 "embedsignature": True,
                 "freethreading_compatible": False,
-                # What may be pickled has a __reduce__ of its own; nobody pickles the rest.
+                # What may be pickled has a __reduce__ of its own; the rest is never pickled.
                 "auto_pickle": False,
             },
             annotate=False,

@@ -35,7 +35,7 @@ EPILOG = """
 'dask scheduler'.
 
 'fastworker demo' starts a small cluster on this machine, runs real work on it and compares it with
-stock workers.
+distributed's workers.
 
 The options are those of 'dask worker': https://docs.dask.org/en/stable/deploying-cli.html.
 The README and docs/ in fastworker's source say what is different. Settings are under 'fastworker'
@@ -45,16 +45,16 @@ in Dask's configuration; fastworker/fastworker.yaml in the installed package exp
 
 def worker_command() -> click.Command:
     """The command that starts workers, made from distributed's."""
-    from distributed.cli.dask_worker import main as stock
+    from distributed.cli.dask_worker import main as dask_worker
 
-    params = [_adapted(param) for param in stock.params if param.name != "version"]
+    params = [_adapted(param) for param in dask_worker.params if param.name != "version"]
     command = click.Command(
         name="fastworker",
         params=params,
-        callback=_start_workers(stock.callback),
+        callback=_start_workers(dask_worker.callback),
         help="Start fastworker workers that join a Dask scheduler.",
         epilog=EPILOG,
-        context_settings={**stock.context_settings, "help_option_names": ["-h", "--help"]},
+        context_settings={**dask_worker.context_settings, "help_option_names": ["-h", "--help"]},
     )
     return click.version_option(__version__, prog_name="fastworker")(command)
 
@@ -96,8 +96,8 @@ def _our_nannies() -> Iterator[None]:
 
     from fastworker.nanny import Nanny
 
-    stock = getattr(dask_worker, "Nanny", None)
-    if stock is None:
+    before = getattr(dask_worker, "Nanny", None)
+    if before is None:
         import distributed
 
         logger.warning(
@@ -111,7 +111,7 @@ def _our_nannies() -> Iterator[None]:
     try:
         yield
     finally:
-        dask_worker.Nanny = stock
+        dask_worker.Nanny = before
 
 
 def _wait_for_scheduler_file(options: dict[str, Any]) -> None:

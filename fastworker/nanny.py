@@ -30,8 +30,9 @@ class Nanny(distributed.Nanny):
     """``distributed.Nanny`` that starts a ``fastworker.Worker`` in its child process.
 
     Takes the arguments of ``distributed.Nanny``. ``LocalCluster(worker_class=fastworker.Nanny)`` is
-    a cluster of worker processes; ``dask worker --worker-class fastworker.Worker`` makes a stock
-    nanny with the same worker. Raises TypeError if another nanny makes it as its worker.
+    a cluster of worker processes; ``dask worker --worker-class fastworker.Worker`` makes
+    distributed's nanny with the same worker. Raises TypeError if another nanny makes it as its
+    worker.
     """
 
     #: The nannies of this process, all on one event loop. Only its thread reads and writes the set.

@@ -20,7 +20,7 @@ class DemoError(Exception):
 
 
 class Cluster:
-    """A stock scheduler and worker processes of one kind, which is the cluster's name too.
+    """distributed's scheduler and worker processes of one kind, which is the cluster's name too.
 
     Everything the processes write, their logs included, goes below ``directory``.
     """

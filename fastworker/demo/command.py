@@ -90,7 +90,7 @@ def demo_command(
     """Start a Dask scheduler and fastworker processes on this machine and run real work on them.
 
     The results are checked, and a wrong one is an error. Then the same work runs on stock
-    workers, in turns with ours, and a table shows what it took.
+    workers, which are those of 'dask worker', in turns with ours, and a table shows what it took.
     """
     console = Console(highlight=False)
     try:

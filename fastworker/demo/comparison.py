@@ -117,7 +117,7 @@ def compare(
 
 
 def comparison_table(costs: dict[tuple[str, str], Cost], stock: str, ours: str) -> Table:
-    """Stock beside ours with their ratios, one row a stage and one for the sum."""
+    """distributed's workers beside ours with their ratios, one row a stage and one for the sum."""
     table = Table(title="The same work on stock workers and on fastworker")
     table.add_column("work")
     for what in ("wall s", "CPU s"):

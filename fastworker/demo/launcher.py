@@ -180,7 +180,7 @@ class Launcher:
         return process
 
     def scheduler(self, *options: str, env: Mapping[str, str] | None = None) -> Process:
-        """Start a stock ``dask scheduler`` on free ports and wait for its address.
+        """Start ``dask scheduler`` on free ports and wait for its address.
 
         ``options`` come last, so they take precedence. Raises ProcessEnded, TimeoutError.
         """

@@ -18,7 +18,8 @@ class WrongResult(DemoError):
 
 
 class Stage:
-    """One piece of work. ``scale`` 1 is a few seconds on two slow cores with stock workers."""
+    """One piece of work. ``scale`` 1 is a few seconds on two slow cores with distributed's
+    workers."""
 
     name: ClassVar[str]
     #: modules that it takes, beside what fastworker itself depends on

@@ -1,4 +1,4 @@
-"""The low-latency lane, for a stock scheduler and, independently, for a client.
+"""The low-latency lane, for distributed's scheduler and, independently, for a client.
 
 On a scheduler, either of::
 

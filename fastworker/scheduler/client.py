@@ -41,7 +41,7 @@ class LowLatencyClient:
             quicken(self.client.scheduler_comm, self.load, self.burst)
 
     def remove(self) -> None:
-        """Restore the client as stock made it. A second call does nothing."""
+        """Restore the client as distributed made it. A second call does nothing."""
         client, self.client = self.client, None
         if client is None:
             return

@@ -56,7 +56,7 @@ class LowLatency(SchedulerPlugin):
         client). A whole number of at least 1; default 16.
     busy
         The share of a CPU that the event loop's thread may use before streams collect messages as
-        in stock. Above 0, at most 1; default 0.9.
+        in distributed. Above 0, at most 1; default 0.9.
     queue_depth
         Most tiny root tasks that a worker holds for each of its threads. 0 leaves root tasks to
         ``distributed.scheduler.worker-saturation``. Default 32.
@@ -73,7 +73,7 @@ class LowLatency(SchedulerPlugin):
         The largest result of a tiny root task. Bytes, or a text; default "64 KiB".
     proven
         How many tasks of a group must have had a small result, one after the other, before a worker
-        gets more of them than in stock. A whole number of at least 1; default 16.
+        gets more of them than in distributed. A whole number of at least 1; default 16.
     client
         Whether a preload in a client makes it quick; no effect in a scheduler. Default True.
     """
@@ -127,7 +127,7 @@ class LowLatency(SchedulerPlugin):
         if settings.queue_depth:
             self.queue = RootQueue(scheduler, settings)
         # Why a patch: distributed has no hook for a plugin that is unregistered, and a scheduler
-        # whose streams stayed quick would not be stock's.
+        # whose streams stayed quick would not be distributed's.
         self._shadow = Shadow(scheduler, "remove_plugin", self._remove_plugin)
         logger.info("Low-latency lane installed: %s", settings)
 
@@ -136,7 +136,7 @@ class LowLatency(SchedulerPlugin):
         self.remove()
 
     def remove(self) -> None:
-        """Take the lane out: the scheduler is as stock made it."""
+        """Take the lane out: the scheduler is as distributed made it."""
         scheduler = self.scheduler
         if scheduler is None:
             return

@@ -1,25 +1,25 @@
 """A deeper queue of root tasks on the workers, while those tasks are tiny.
 
-A stock scheduler holds root tasks back, so that results that wait for their dependents do not fill
-the workers: a worker has ``ceil(worker-saturation x threads)`` of them, 1.1 by default, and gets
-the next one when one is done. A tiny task takes less time than that round trip, and its result
+distributed's scheduler holds root tasks back, so that results that wait for their dependents do not
+fill the workers: a worker has ``ceil(worker-saturation x threads)`` of them, 1.1 by default, and
+gets the next one when one is done. A tiny task takes less time than that round trip, and its result
 takes little memory. For such tasks this module sends more, up to a bounded number, amount of work
 and amount of memory.
 
 A group is tiny if its last ``proven`` finished tasks all had small results, and were short on
-average. After one large result the group is back at stock's depth until it has proven itself again.
-So a wrong guess costs at most the memory of the tasks that were sent before the first large result
-was known. Time is judged by an average because a busy machine makes any task slow now and then. One
-task that takes eight times as long as a tiny one may lifts the average over the limit, and the
-depth shrinks from the first slow task on.
+average. After one large result the group is back at distributed's depth until it has proven itself
+again. So a wrong guess costs at most the memory of the tasks that were sent before the first large
+result was known. Time is judged by an average because a busy machine makes any task slow now and
+then. One task that takes eight times as long as a tiny one may lifts the average over the limit,
+and the depth shrinks from the first slow task on.
 
-How it sends: stock's rule compares the number of tasks on a worker with
+How it sends: distributed's rule compares the number of tasks on a worker with
 ``Scheduler.WORKER_SATURATION``. That attribute gets another value for as long as it takes to pass
-queued tasks through stock's own transition, and its own value back before anything else can run:
-no coroutine or handler sees it, nor any plugin but in its ``transition`` hook for those very tasks.
-What depends on it in the scheduler's state (``idle_task_count``) is recomputed both times.
+queued tasks through distributed's own transition, and its own value back before anything else can
+run: no coroutine or handler sees it, nor any plugin but in its ``transition`` hook for those very
+tasks. What depends on it in the scheduler's state (``idle_task_count``) is recomputed both times.
 So everything else that sends tasks to workers (a new graph, a finished task, a worker that joins)
-works with the user's setting, and a task of an unknown group is sent as stock sends it.
+works with the user's setting, and a task of an unknown group is sent as distributed sends it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RootQueue:
         self.settings = settings
         self.evidence: dict[str, Evidence] = {}
         self.have_room: set[WorkerState] = set()  # finished a task since they were last filled
-        self.sent = 0  # tasks sent beyond stock's depth
+        self.sent = 0  # tasks sent beyond distributed's depth
         self._next_fill: asyncio.Handle | None = None
 
     def close(self) -> None:
@@ -121,20 +121,20 @@ class RootQueue:
         """Let go of a worker that the scheduler has removed."""
         self.have_room = {ws for ws in self.have_room if ws.address != address}
 
-    def depth(self, ts: TaskState, workers: Iterable[WorkerState], stock: float) -> float:
+    def depth(self, ts: TaskState, workers: Iterable[WorkerState], configured: float) -> float:
         """How many tasks like ``ts`` each of ``workers`` may hold for each of its threads.
 
-        It is ``stock``, the user's worker-saturation, or more.
+        It is ``configured``, the user's worker-saturation, or more.
         """
         settings = self.settings
         evidence = self._evidence_of(ts.group)
         if evidence is None or evidence.streak < settings.proven:
-            return stock
+            return configured
         if evidence.duration > settings.tiny_duration:
-            return stock
+            return configured
         if ts.prefix.duration_average < 0:
             # A heartbeat has reported a task of this prefix that runs unusually long.
-            return stock
+            return configured
         depth = float(settings.queue_depth)
         if evidence.duration:
             depth = min(depth, settings.queue_work / evidence.duration)
@@ -143,7 +143,7 @@ class RootQueue:
                 if ws.memory_limit:
                     room = settings.queue_memory * ws.memory_limit / max(ws.nthreads, 1)
                     depth = min(depth, room / evidence.largest)
-        return max(stock, float(int(depth)))
+        return max(configured, float(int(depth)))
 
     def fill(self) -> None:
         """Send tiny root tasks from the front of the queue to workers that have room for them."""
@@ -157,20 +157,20 @@ class RootQueue:
         self.have_room = candidates
         if not candidates or not scheduler.queued:
             return
-        stock = scheduler.WORKER_SATURATION
-        depth = self.depth(scheduler.queued.peek(), candidates, stock)
+        configured = scheduler.WORKER_SATURATION
+        depth = self.depth(scheduler.queued.peek(), candidates, configured)
         # Only workers that are half empty: each gets several tasks in one message.
         workers = {ws for ws in candidates if 2 * in_flight(ws) <= ceil(depth * ws.nthreads)}
-        if depth <= stock or not workers:
+        if depth <= configured or not workers:
             return
         self.have_room = candidates - workers
-        now_in_force = stock
+        now_in_force = configured
         stimulus_id = f"fastworker-fill-{time.time()}"
         try:
             while scheduler.queued:
                 ts = scheduler.queued.peek()
-                depth = self.depth(ts, workers, stock)
-                if depth <= stock:
+                depth = self.depth(ts, workers, configured)
+                if depth <= configured:
                     break
                 if depth != now_in_force:
                     now_in_force = scheduler.WORKER_SATURATION = depth
@@ -180,11 +180,11 @@ class RootQueue:
                     break
                 scheduler.transitions({ts.key: "processing"}, stimulus_id)
                 if ts.state == "queued":
-                    break  # stock sends it to no worker
+                    break  # distributed sends it to no worker
                 self.sent += 1
         finally:
-            scheduler.WORKER_SATURATION = stock
-            # Stock may have chosen a worker that already had room.
+            scheduler.WORKER_SATURATION = configured
+            # distributed may have chosen a worker that already had room.
             for ws in workers | scheduler.idle_task_count:
                 scheduler.check_idle_saturated(ws)
 

@@ -8,8 +8,8 @@ load the interval makes messages share a write, so it stays:
 - one stream sends early only so many times in an interval (``Pace``), and
 - no stream does while the thread of the event loop is busy (``LoopLoad``).
 
-Stock's one sender coroutine per stream does all the writing. It takes the whole buffer and never
-writes twice at a time, so order, closing, aborting and errors are stock's.
+distributed's one sender coroutine per stream does all the writing. It takes the whole buffer and
+never writes twice at a time, so order, closing, aborting and errors are distributed's.
 
 Everything here runs on the thread of the event loop.
 """
@@ -97,7 +97,7 @@ class EagerSend(BatchedSend):
         super().send(*msgs)
         # Without a deadline the sender has been woken already, and takes all there is.
         if self.next_deadline is not None and self.pace.take():
-            # As stock's sender does when the interval is over. If it is writing just now, the
+            # As distributed's sender does when the interval is over. If it is writing just now, the
             # interval that it has set ends with the write.
             self.next_deadline = None
             self.waker.set()

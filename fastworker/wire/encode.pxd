@@ -1,4 +1,4 @@
-"""Plain values as msgpack, byte for byte what a stock worker sends.
+"""Plain values as msgpack, byte for byte what distributed's worker sends.
 
 Everything that ``put_...`` writes goes to the end of a `Bytes`. No function here runs user code or
 releases the GIL: what would need either is reported as not plain and left to

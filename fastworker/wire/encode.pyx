@@ -1,4 +1,4 @@
-"""Messages to the scheduler as msgpack, byte for byte what a stock worker sends.
+"""Messages to the scheduler as msgpack, byte for byte what distributed's worker sends.
 
 Plain values are written natively: None, bool, int of at most 64 bits, float, str, bytes, and lists,
 tuples and dicts of those, each of exactly that type. Subclasses, which may override anything, are

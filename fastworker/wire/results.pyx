@@ -55,12 +55,12 @@ cdef enum:
 # Frames from this size on are compressed where there is compression
 cdef Py_ssize_t COMPRESSED_FROM = 10_000
 
-# What stock says of an array that is sent from where it is, and nothing beyond that
+# What distributed says of an array that is sent from where it is, and nothing beyond that
 cdef frozenset ARRAY_FIELDS = frozenset(("dtype", "shape", "strides", "writeable"))
 
 # Caches, guarded by the GIL: each look and each addition is one operation of a dict with keys that
 # are not the user's. Two threads may make the same entry twice, which does no harm.
-# (dtype, shape, strides, read-only) of arrays -> header; None if it is for stock to do
+# (dtype, shape, strides, read-only) of arrays -> header; None if distributed packs them
 cdef dict array_headers = {}
 # Header -> recipe
 cdef dict recipes = {}
@@ -75,8 +75,11 @@ cdef int remember(dict cache, object key, object value) except -1:
     return 0
 
 
-cdef bint taken_by_stock(object registry, type kind, str module) except -1:
-    """Whether what is registered for a type is stock's own; None for a module that nothing is."""
+cdef bint taken_by_distributed(object registry, type kind, str module) except -1:
+    """Whether what is registered for a type is distributed's own.
+
+    ``module`` is where distributed's function is; None if it registers nothing for the type.
+    """
     try:
         function = registry.dispatch(kind)
     except TypeError:
@@ -96,7 +99,7 @@ cdef class ValuePacker:
     compressing
         Whether the connection compresses what is large enough.
     shard
-        Bytes at which stock splits a frame.
+        Bytes at which distributed splits a frame.
     """
 
     def __cinit__(self, list frames, object protocol, bint compressing, Py_ssize_t shard):
@@ -107,10 +110,10 @@ cdef class ValuePacker:
         self.array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
 
     cdef bint knows(self, type kind, str module) except -1:
-        """`taken_by_stock`, asked once a message."""
+        """`taken_by_distributed`, asked once a message."""
         found = self.known.get(kind)
         if found is None:
-            found = self.known[kind] = taken_by_stock(dask_serialize, kind, module)
+            found = self.known[kind] = taken_by_distributed(dask_serialize, kind, module)
         return found
 
     cdef int put(self, object value) except -1:
@@ -217,7 +220,9 @@ cdef bytes header_of(object example):
 
 
 cdef object header_of_array(object array, Py_buffer* view):
-    """The header of arrays like this one; None if stock would not send their memory as it is."""
+    """The header of arrays like this one; None if distributed would not send their memory
+    as it is.
+    """
     cdef Py_buffer sent
     cdef bint same
     if array.dtype.hasobject:
@@ -278,14 +283,14 @@ cdef Recipe learn(Frames frames, Py_ssize_t at):
 
 
 cdef int learn_registered(Recipe recipe, dict header) except -1:
-    """The same for a type that stock has functions for."""
+    """The same for a type that distributed has functions for."""
     name, sub_header = header.get("type"), header.get("sub-header")
     if type(sub_header) is not dict:
         return 0
     if name == "builtins.bytes":
         if (
             pickle.loads(header["type-serialized"]) is bytes
-            and taken_by_stock(dask_deserialize, bytes, "distributed.protocol.serialize")
+            and taken_by_distributed(dask_deserialize, bytes, "distributed.protocol.serialize")
         ):
             recipe.kind = BYTES
         return 0
@@ -294,7 +299,7 @@ cdef int learn_registered(Recipe recipe, dict header) except -1:
     kind = pickle.loads(header["type-serialized"])
     if (
         typename(kind) != name
-        or not taken_by_stock(dask_deserialize, kind, "distributed.protocol.numpy")
+        or not taken_by_distributed(dask_deserialize, kind, "distributed.protocol.numpy")
     ):
         return 0
     is_custom, dtype = sub_header["dtype"]

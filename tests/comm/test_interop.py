@@ -396,7 +396,7 @@ def test_sockets_are_set_as_stock_sets_them():
     run(test())
 
 
-def test_a_connection_is_ready_before_anybody_reads():
+def test_a_connection_is_ready_before_the_first_read():
     """Messages that arrive before the first read wait; a large one waits in the kernel."""
 
     async def test():

@@ -40,7 +40,7 @@ def test_a_cancelled_read_ends_the_connection(ends):
     run(test())
 
 
-def test_abort_wakes_whoever_waits(ends):
+def test_abort_wakes_all_waiting_calls(ends):
     async def test():
         async with pair(**ends) as (near, _far):
             reading = asyncio.ensure_future(near.read())

@@ -67,7 +67,7 @@ def test_what_was_chosen_stays():
     assert in_use() == {"tcp": "native", "tls": "native"}
 
 
-def test_somebody_elses_backend_stays(caplog):
+def test_another_packages_backend_stays(caplog):
     class Mine(stock.TCPBackend):
         pass
 

@@ -184,7 +184,7 @@ def test_count_limit_needs_many_bytes() -> None:
     d.finish()
 
 
-def test_size_nobody_knows() -> None:
+def test_unknown_size() -> None:
     """distributed.scheduler.default-data-size stands in for it."""
     d = duel(validate=False)
     event = wsm.AcquireReplicasEvent(

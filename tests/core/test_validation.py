@@ -28,7 +28,7 @@ CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
     "has_what with one more": ("memory", lambda ws, x: ws.has_what[FAR].add("x")),
     "has_what of an unknown key": ("memory", lambda ws, x: ws.has_what[FAR].add("y")),
     "has_what of this worker": ("memory", lambda ws, x: ws.has_what[HERE].add("x")),
-    "who_has of nobody": ("fetch", lambda ws, x: x.who_has.clear()),
+    "who_has without a worker": ("fetch", lambda ws, x: x.who_has.clear()),
     "who_has of this worker": ("memory", lambda ws, x: x.who_has.add(HERE)),
     "not in data_needed": ("fetch", lambda ws, x: ws.data_needed[FAR].discard(x)),
     "in data_needed": ("memory", lambda ws, x: (x.who_has.add(FAR), ws.data_needed[FAR].add(x))),

@@ -231,7 +231,7 @@ def test_what_cannot_be_packed_is_pickled_by_the_sender():
     check(frames)
 
 
-def test_frames_nobody_refers_to_are_ignored():
+def test_frames_without_a_reference_are_ignored():
     check([*frames_of([compute_task()]), memoryview(b"what is this?")])
 
 

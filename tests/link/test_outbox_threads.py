@@ -177,7 +177,7 @@ async def test_a_thread_sends_while_the_event_loop_is_blocked():
 
 @pytest.mark.parametrize("address", EVERY_TRANSPORT)
 @gen_test()
-async def test_what_nobody_pushes_leaves_by_the_timer(address):
+async def test_a_message_without_a_push_leaves_by_the_timer(address):
     async with Ends(address) as ends:
         outbox = await started(ends, Outbox("50ms"))
         for i in range(3):
@@ -257,7 +257,7 @@ async def test_user_code_that_sends_while_it_is_sent():
 
 
 @gen_test()
-async def test_a_full_socket_holds_nobody_up():
+async def test_a_full_socket_holds_no_thread_up():
     async with Ends(buffers=65536) as ends:
         outbox = await started(ends, Outbox(NEVER))
         blobs = [bytes([i]) * 100_000 for i in range(50)]

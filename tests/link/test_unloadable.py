@@ -155,7 +155,9 @@ async def test_a_stream_of_rubbish_closes_the_worker(c, s, a):
 
 
 @as_stock()
-async def test_a_message_for_nobody_is_logged_and_the_next_ones_are_handled(client, scheduler, a):
+async def test_a_message_without_a_handler_is_logged_and_the_next_ones_are_handled(
+    client, scheduler, a
+):
     stream = scheduler.stream_comms[a.address]
     with captured_logger("distributed.core") as log:
         stream.send({"op": None, "what": "nonsense"})

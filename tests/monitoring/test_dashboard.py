@@ -101,7 +101,7 @@ def test_without_bokeh_the_rest_is_served(tmp_path):
     run(script, tmp_path)
 
 
-def test_a_worker_that_nobody_looks_at_has_not_loaded_bokeh(tmp_path):
+def test_a_worker_without_visitors_has_not_loaded_bokeh(tmp_path):
     script = """if True:
         import asyncio, sys
         import distributed, fastworker

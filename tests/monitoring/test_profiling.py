@@ -188,7 +188,7 @@ async def test_call_stacks_of_running_tasks(c, s, a):
         for stack in stacks.values():
             assert "_bootstrap" in stack[0]
             assert any("in pass_through" in frame for frame in stack)
-        assert set(a.get_call_stack(keys=["y", "nobody"])) == {"y"}
+        assert set(a.get_call_stack(keys=["y", "unknown"])) == {"y"}
         before = a.profile_recent["count"], a.profile_keys["x"]["count"]
         remembered = key_split.cache_info()
         a.trigger_profile()

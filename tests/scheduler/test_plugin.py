@@ -71,7 +71,7 @@ async def test_from_the_client(client, scheduler, a, b):
 
 
 @cluster()
-async def test_those_who_join_later(client, scheduler, a, b):
+async def test_workers_and_clients_that_join_later(client, scheduler, a, b):
     await client.register_plugin(LowLatency())
     async with Worker(scheduler.address) as c, Client(scheduler.address, asynchronous=True) as d:
         await until(lambda: len(scheduler.client_comms) == 2)

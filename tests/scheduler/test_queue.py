@@ -287,7 +287,7 @@ async def test_groups_that_are_gone_are_forgotten(client, scheduler, a):
 @one_thread(nthreads=[("127.0.0.1", 1)] * 2)
 async def test_a_worker_that_is_gone_is_forgotten(client, scheduler, a, b):
     client.cluster_scheduler = scheduler
-    plugin, _ = await lane(client, proven=10_000)  # so that nobody is filled up
+    plugin, _ = await lane(client, proven=10_000)  # so that no worker is filled up
     await run_map(client, increment, range(40))
     gone, left = (scheduler.workers[worker.address] for worker in (a, b))
     assert plugin.queue.have_room == {gone, left}

@@ -106,7 +106,7 @@ def test_everything_leaves_at_once_and_in_order(address):
 
 
 @everywhere
-def test_order_holds_while_nobody_reads(address):
+def test_order_holds_while_the_peer_does_not_read(address):
     async def check():
         async with a_stream(address) as (stream, _, peer):
             for n in range(3000):

@@ -52,5 +52,5 @@ def test_what_cannot_be_is_refused(name, frame):
         tracemalloc.stop()
 
 
-def test_names_nobody_knows_are_left_to_others():
+def test_unknown_names_are_left_to_others():
     check_claims(("unknown", None, 5, ("lz4",)), (b"\xff" * 10,) * 4)

@@ -216,7 +216,7 @@ def test_compressed_and_split_results():
     assert equal(unpack(wired(split))[0]["data"], values)
 
 
-def test_functions_that_somebody_has_registered():
+def test_functions_that_a_user_has_registered():
     class Registry:
         """Puts back what was there before."""
 
