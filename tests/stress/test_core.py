@@ -31,7 +31,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
-from fastworker.core.messages import compute_task_of
+from fastworker.core.messages import compute_task_of, free_keys_of
 from fastworker.core.records import Run, to_instructions
 from fastworker.data.store import Store
 from fastworker.execution.pool import PullThreadPoolExecutor
@@ -145,7 +145,8 @@ class Machine:
             self.handle(SecedeEvent(key=key, compute_duration=0.1, stimulus_id="secede"))
         if how < 0.7:
             value = Awkward(ts.run_id)
-            self.handle(events.success(key, value, run_id=ts.run_id, nbytes=64))
+            done = events.success(key, value, run_id=ts.run_id, nbytes=64)
+            self.carry_out(self.state.handle_events((done,)))
         elif how < 0.85:
             self.handle(RescheduleEvent(key=key, stimulus_id="again"))
         else:
@@ -175,7 +176,7 @@ class Machine:
                 ts = self.state.tasks.get(key)
                 if ts is None or not ts.dependents:
                     self.known.pop(key, None)
-                    self.handle(events.free(key))
+                    self.carry_out(self.state.handle_events((free_keys_of(events.free(key)),)))
 
     def look(self, chance: random.Random) -> None:
         look = chance.choice([
