@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import dask
 import distributed
 import pytest
-from distributed.utils_test import gen_cluster
+from distributed.node import ServerNode
+from distributed.utils_test import gen_cluster, gen_test
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 import fastworker
+from fastworker.monitoring.dashboard import LatePages
 
 pytest.importorskip("bokeh")
 
@@ -72,6 +75,25 @@ async def test_the_settings_are_those_of_the_start(s):
         [pages] = worker.http_application.applications
         assert pages._keep_alive_milliseconds == 1234
         assert dask.config.get(settings) != 1234
+
+
+@gen_test()
+async def test_pages_of_a_server_without_a_cluster():
+    async with ServerNode({}, needs_workdir=False) as node:
+        node.services = {}
+        node.start_http_server([], "127.0.0.1:0")
+        application = node.http_application
+        try:
+            late = LatePages(application, node.http_server, node, "/")
+            assert application.applications == [late]
+            answers = await asyncio.gather(*(get(node, "no-such-page") for _ in range(3)))
+            assert [answer.code for answer in answers] == [404, 404, 404]
+            [pages] = application.applications
+            assert pages is not late
+            assert b"bokeh" in (await get(node, "static/js/bokeh.min.js")).body.lower()
+            assert application.applications == [pages]
+        finally:
+            node.http_server.stop()
 
 
 def run(script: str, directory: Path) -> None:
