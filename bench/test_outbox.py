@@ -20,6 +20,7 @@ from distributed.protocol.core import dumps
 from distributed.worker_state_machine import Instruction
 from tornado.ioloop import IOLoop
 
+from fastworker.comm import use
 from fastworker.core import WorkerState
 from fastworker.core.records import describe_type, to_instructions
 from fastworker.link.outbox import Outbox
@@ -43,8 +44,12 @@ def finished(n: int) -> list[Any]:
 
 
 @contextlib.contextmanager
-def connection() -> Iterator[tuple[asyncio.AbstractEventLoop, TCP, socket.socket]]:
-    """A loop that only runs when told to, a comm, and the socket at its other end."""
+def connection(make: str) -> Iterator[tuple[asyncio.AbstractEventLoop, TCP, socket.socket]]:
+    """A loop that only runs when told to, a comm, and the socket at its other end.
+
+    ``make`` is native or tornado.
+    """
+    use(make)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
 
@@ -81,7 +86,10 @@ def test_report(versus: Versus, n: int) -> None:
     records = finished(n)
     batches = max(1, 500 // n)
     instructions: list[Instruction] = to_instructions(records)
-    with connection() as (loop, comm, far), connection() as (_, stock_comm, stock_far):
+    with (
+        connection("native") as (loop, comm, far),
+        connection("tornado") as (_, stock_comm, stock_far),
+    ):
         asyncio.set_event_loop(loop)
 
         async def start() -> Outbox:

@@ -1,46 +1,28 @@
 """Messages to bytes: a queue of pieces that the kernel reads in place, without a copy.
 
-The layout is described in ``parser.pyx``.
+The layout is described in ``wire/head.pxd``.
 """
 
 from cpython.buffer cimport (
     PyBUF_ANY_CONTIGUOUS, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint64_t
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, errno
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from distributed.utils import ensure_memoryview
 
 from fastworker.comm.arena cimport Block, new_block
-
-cdef extern from "sys/uio.h" nogil:
-    cdef struct iovec:
-        void* iov_base
-        size_t iov_len
-
-cdef extern from "sys/socket.h" nogil:
-    """
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0
-    #endif
-    """
-    cdef struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    ssize_t sendmsg(int fd, const msghdr* message, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
+from fastworker.comm.socket cimport QUICK, iovec, msghdr, send_pieces
+from fastworker.wire.head cimport WORD, begin_head, head_size, put_word
 
 cdef enum:
-    WORD = 8
     # Frames below this size are copied next to each other, larger ones are sent from where they are
     GATHERED = 8 << 10
     # Pieces in one system call
     VECTOR = 64
-    # Below this size a system call is over before another thread could have taken the GIL
-    QUICK = 128 << 10
     FEW_PIECES = 8
 
 
@@ -120,27 +102,17 @@ cdef class Outgoing:
         memset(&message, 0, sizeof(message))
         message.msg_iov = vector
         message.msg_iovlen = count
-        while True:
-            if asked <= QUICK:
-                sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-            else:
-                with nogil:
-                    sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-            if sent >= 0 or errno != EINTR:
-                break
+        if asked <= QUICK:
+            sent = send_pieces(fd, &message)
+        else:
+            with nogil:
+                sent = send_pieces(fd, &message)
         if sent < 0:
             if errno == EAGAIN:
                 return -1
-            raise_errno()
+            PyErr_SetFromErrno(OSError)
         self.sent(sent)
         return sent
-
-
-cdef int raise_errno() except -1:
-    import os
-
-    cdef int number = errno
-    raise OSError(number, os.strerror(number))
 
 
 cdef class Packed:
@@ -179,13 +151,11 @@ cdef class Packed:
 
     cdef Py_ssize_t write_head(self, char* where) noexcept:
         """Write what stands before the frames; returns its size."""
-        cdef uint64_t* words = <uint64_t*>where
+        cdef char* lengths = begin_head(where, self.n, self.in_head)
         cdef Py_ssize_t i
-        words[0] = WORD * (self.n + 1) + self.in_head
-        words[1] = self.n
         for i in range(self.n):
-            words[2 + i] = self.frames[i].left
-        return WORD * (self.n + 2)
+            put_word(lengths + WORD * i, self.frames[i].left)
+        return head_size(self.n)
 
     cdef Py_ssize_t copy_to(self, char* where) noexcept:
         """Write the whole message; returns its size."""
@@ -201,7 +171,7 @@ cdef class Packed:
 
         Raises MemoryError; nothing was queued then.
         """
-        cdef Py_ssize_t i = 0, j, k, size = WORD * (self.n + 2), at
+        cdef Py_ssize_t i = 0, j, k, size = head_size(self.n), at
         cdef Block memory
         cdef list copies = []
         cdef bint first = True
@@ -253,7 +223,7 @@ cdef Packed pack(list frames):
     packed.frames = <Piece*>calloc(n if n else 1, sizeof(Piece))
     if packed.frames == NULL:
         raise MemoryError(f"cannot look at {n} frames")
-    packed.nbytes = WORD * (n + 2)
+    packed.nbytes = head_size(n)
     for i in range(n):
         piece = &packed.frames[i]
         frame = frames[i]

@@ -1,8 +1,7 @@
 """Bytes to messages: a state machine that knows no sockets.
 
-A message is the length of its head (uint64, in the byte order of the machine), the number of its
-frames, their lengths, then the frames. The head ends with one of the frames; those behind it are
-what the sender wants to be kept in memory of their own.
+``wire/head.pxd`` has the layout of a message. The head ends with one of the frames; those behind it
+are what the sender wants to be kept in memory of their own.
 
 Each number is checked against the limits when it arrives. The parser allocates memory for what it
 is about to read, never for what a peer merely announces: the list of lengths grows with the bytes
@@ -15,6 +14,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from fastworker.comm.arena cimport new_buffer, part_view
+from fastworker.wire.head cimport WORD
 
 cdef enum:
     # Frames of the head that are smaller share blocks of about so many bytes; larger ones that
@@ -30,7 +30,6 @@ cdef enum:
     # From this size on the rest of a frame is worth a read of its own
     DIRECT = 16 << 10
     FEW_LENGTHS = 64
-    WORD = 8
 
 EMPTY = memoryview(bytearray())
 

@@ -6,6 +6,7 @@ as much of it as the kernel takes in one call; a small message goes out in one c
 """
 
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.exc cimport PyErr_SetFromErrno
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -13,8 +14,8 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from fastworker.comm.arena cimport Block, new_block
 from fastworker.comm.outgoing cimport Outgoing, Packed, pack
 from fastworker.comm.parser cimport Parser
+from fastworker.comm.socket cimport MSG_DONTWAIT, QUICK, iovec, readv, recv, send_some
 
-import os
 from socket import SHUT_RDWR
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
@@ -22,22 +23,6 @@ from distributed.utils import ensure_memoryview
 
 from fastworker.comm.parser import FrameError
 from fastworker.config.logs import get_logger
-
-cdef extern from "sys/uio.h" nogil:
-    cdef struct iovec:
-        void* iov_base
-        size_t iov_len
-    ssize_t readv(int fd, const iovec* vector, int count)
-
-cdef extern from "sys/socket.h" nogil:
-    """
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0
-    #endif
-    """
-    ssize_t recv(int fd, void* where, size_t size, int flags)
-    ssize_t send(int fd, const void* data, size_t size, int flags)
-    int MSG_DONTWAIT, MSG_NOSIGNAL
 
 cdef extern from *:
     """
@@ -66,8 +51,6 @@ cdef enum:
     SCRATCH = 64 << 10
     # Bytes received or sent before other callbacks of the event loop get their turn
     TURN = 8 << 20
-    # Below this size a system call is over before another thread could have taken the GIL
-    QUICK = 128 << 10
     # In the middle of a large message the event loop's thread waits for the peer right here, as a
     # round of the event loop takes longer: SOON_NS at a time, SOON_TIMES in a row before other
     # callbacks get their turn, and only while each wait brings at least SOON_NBYTES
@@ -237,7 +220,7 @@ cdef class Stream:
                 if errno == EINTR:
                     continue
                 if errno != EAGAIN:
-                    raise_errno()
+                    PyErr_SetFromErrno(OSError)
                 if not self.soon(POLLIN, direct, total, &patience):
                     break
                 continue
@@ -423,16 +406,12 @@ cdef class Stream:
 
     cdef Py_ssize_t send_plain(self, const char* data, Py_ssize_t n) except -1:
         """How many of a few bytes the kernel took."""
-        cdef Py_ssize_t sent
-        while True:
-            sent = send(self.fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL)
-            if sent >= 0:
-                return sent
-            if errno == EINTR:
-                continue
-            if errno == EAGAIN:
-                return 0
-            raise_errno()
+        cdef Py_ssize_t sent = send_some(self.fd, data, n)
+        if sent >= 0:
+            return sent
+        if errno != EAGAIN:
+            PyErr_SetFromErrno(OSError)
+        return 0
 
     cdef Py_ssize_t send_tls(self, const char* data, Py_ssize_t n) except -1:
         """The same for TLS, which takes all or nothing; the same bytes have to be offered again."""
@@ -590,8 +569,3 @@ cdef class Stream:
             else:
                 self.loop.remove_writer(self.fd)
         return 0
-
-
-cdef int raise_errno() except -1:
-    cdef int number = errno
-    raise OSError(number, os.strerror(number))

@@ -1,18 +1,15 @@
 """Messages that wait to be sent, in order: bytes where possible, objects for the rest.
 
-Over TCP a batch is one message of distributed's protocol. It begins with unsigned 64-bit numbers in
-the machine's byte order: the length of the head, the number of frames, the length of each frame.
-The frames follow. The first frame holds the messages as one msgpack array; the messages refer to
-the other frames by number.
+Over TCP a batch is one message of distributed's protocol (``wire/head.pxd`` has its layout). The
+first frame holds the messages as one msgpack array; the messages refer to the other frames by
+number.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
-
-from struct import pack
 
 import msgpack
 
@@ -21,6 +18,7 @@ from distributed.worker_state_machine import SendMessageToScheduler
 
 from fastworker.core.records cimport Dropped, Finished, Held
 from fastworker.wire.encode cimport append, array_header, give_back, grow
+from fastworker.wire.head cimport WORD, begin_head, head_size, put_word
 
 cdef extern from "Python.h":
     int PyList_Append(object items, object item)  # below 0: error set
@@ -91,14 +89,12 @@ cdef class OutgoingBatch:
         """The whole TCP message in place, for a batch without objects: lengths, then one frame."""
         cdef unsigned char head[5]
         cdef size_t n_head = array_header(head, <uint64_t>self.count)
-        cdef unsigned char* start = self.packed.data + HEADROOM - n_head - 24
-        cdef uint64_t numbers[3]
-        numbers[2] = n_head + self.packed.size - HEADROOM
-        numbers[1] = 1
-        numbers[0] = 16 + numbers[2]
-        memcpy(start, numbers, 24)
-        memcpy(start + 24, head, n_head)
-        size[0] = 24 + numbers[2]
+        cdef size_t n_before = head_size(1)
+        cdef unsigned char* start = self.packed.data + HEADROOM - n_head - n_before
+        cdef uint64_t length = n_head + self.packed.size - HEADROOM
+        put_word(begin_head(<char*>start, 1, length), length)
+        memcpy(start + n_before, head, n_head)
+        size[0] = n_before + length
         return start
 
     cdef tuple encoded(self, object packer):
@@ -131,9 +127,7 @@ cdef class OutgoingBatch:
         n_together = 0
         while n_together < len(frames) and isinstance(frames[n_together], bytes):
             n_together += 1
-        prelude = pack(f"={1 + len(frames)}Q", len(frames), *lengths)
-        together = len(prelude) + sum(lengths[:n_together])
-        buffers = [b"".join([pack("=Q", together), prelude, *frames[:n_together]])]
+        buffers = [b"".join([head_of(lengths, sum(lengths[:n_together])), *frames[:n_together]])]
         buffers += frames[n_together:]
         return body, buffers
 
@@ -169,6 +163,16 @@ cdef class OutgoingBatch:
         if kept:
             kept.clear()
         return 0
+
+
+cdef bytes head_of(list lengths, uint64_t in_head):
+    """The numbers before the frames of a message."""
+    cdef bytes head = PyBytes_FromStringAndSize(NULL, head_size(len(lengths)))
+    cdef char* at = begin_head(PyBytes_AS_STRING(head), len(lengths), in_head)
+    for length in lengths:
+        put_word(at, length)
+        at += WORD
+    return head
 
 
 cdef list unpacked(const unsigned char* data, size_t size):

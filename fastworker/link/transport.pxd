@@ -19,16 +19,14 @@ cdef class Transport:
 
 
 cdef class StreamTransport(Transport):
+    pass
+
+
+cdef class NativeTransport(Transport):
     cdef object __weakref__
     cdef object stream  # None when it is closed, or not plain TCP
     cdef pthread_mutex_t mutex  # guards `fd`: no thread uses the number after its file was closed
     cdef int fd  # -1: closed
-
-    cdef int leave(self, object stream) except -1
-
-
-cdef class NativeTransport(StreamTransport):
-    pass
 
 
 cdef class MessageTransport(Transport):

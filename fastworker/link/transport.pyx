@@ -1,49 +1,34 @@
 """How a batch is written to each kind of connection: between the outbox and the sockets.
 
 Plain TCP
-    Any thread writes straight to the socket, as much as the socket takes at once. The rest is
-    written by the comm's stream (tornado's, or ours), on the event loop; no thread writes until
-    that is done.
-TLS
-    The bytes are ours, the stream on the event loop encrypts and writes them.
+    Any thread writes straight to the socket, as much as the socket takes at once. The comm's stream
+    writes the rest on the event loop; no thread writes until that is done.
+TLS, and both of distributed's comms (``fastworker.comm.transport: tornado``)
+    The bytes are ours; the comm's stream writes them on the event loop.
 Anything else (``inproc``, ``ws``, a comm of the user's)
     The event loop calls ``comm.write`` with the messages as objects.
 """
 
-from cpython.exc cimport PyErr_SetFromErrno
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, errno
 
+import os
 import ssl
 import weakref
 from functools import partial
 
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 
 from distributed.comm import CommClosedError
 from distributed.comm.tcp import TCP, TLS
 from distributed.utils import ensure_memoryview
 
+from fastworker.comm.socket cimport send_some
 from fastworker.link.mutex cimport (
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 
 from fastworker.comm.stream import Disconnected
 from fastworker.comm.tcp import TCP as NativeTCP, TLS as NativeTLS
-
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <sys/types.h>
-    #include <sys/socket.h>
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE */
-    #endif
-    static void set_errno(int error) { errno = error; }
-    """
-    void set_errno(int error) nogil
-    ssize_t send(int fd, const void* data, size_t size, int flags) nogil
-    int MSG_NOSIGNAL
-    int EWOULDBLOCK
 
 cdef enum:
     MAX_WRITE = 1 << 30  # bytes that ssl and some kernels take in one call
@@ -79,11 +64,35 @@ cdef class Transport:
 
 
 cdef class StreamTransport(Transport):
-    """Bytes through distributed's TCP and TLS comms.
+    """Bytes through distributed's own TCP and TLS comms: tornado's stream writes them."""
+
+    def __init__(self, comm):
+        self.comm = comm
+        self.takes_bytes = True
+
+    cpdef object write_later(self, list buffers):
+        stream = self.comm.stream
+        if stream is None or stream.closed():
+            raise CommClosedError(f"in {self.comm!r}: the stream is closed")
+        future = None
+        try:
+            for buffer in buffers:
+                view = ensure_memoryview(buffer)
+                for start in range(0, view.nbytes, MAX_WRITE):
+                    future = stream.write(view[start:start + MAX_WRITE])
+        except (StreamClosedError, ssl.SSLError) as error:
+            raise CommClosedError(f"in {self.comm!r}: {error}") from error
+        if stream.closed():
+            raise CommClosedError(f"in {self.comm!r}: {stream.error!r}") from stream.error
+        return future if stream.writing() else None
+
+
+cdef class NativeTransport(Transport):
+    """Bytes through our own TCP and TLS comms.
 
     The number of a closed file may belong to another one the next moment. So the mutex is held
-    around every write to it, and the stream's ``close_fd`` (which tornado calls, on the event loop,
-    to close the file) is replaced on this stream by one that takes the number back first.
+    around every write to it from a thread, and the stream has `before_close` called, on the event
+    loop, before it closes the file.
     """
 
     def __cinit__(self):
@@ -95,9 +104,9 @@ cdef class StreamTransport(Transport):
         self.comm = comm
         self.takes_bytes = True
         stream = comm.stream
-        if type(stream) is IOStream and not stream.closed():
+        if type(comm) is NativeTCP and not comm.closed():
             self.stream = stream
-            stream.close_fd = partial(close_file, weakref.ref(self), weakref.ref(stream))
+            stream.before_close = partial(before_close, weakref.ref(self))
             # Not `direct` before the stream has written what it may have from before
             self.fd = stream.socket.fileno()
 
@@ -112,72 +121,15 @@ cdef class StreamTransport(Transport):
             # Taken and given back without the GIL: the event loop may wait for it with the GIL
             pthread_mutex_lock(&self.mutex)
             while self.fd >= 0 and done < size:
-                n = send(self.fd, data + done, size - done, MSG_NOSIGNAL)
-                if n >= 0:
-                    done += <size_t>n
-                elif errno != EINTR:
+                n = send_some(self.fd, data + done, size - done)
+                if n < 0:
                     error = errno
                     break
+                done += <size_t>n
             pthread_mutex_unlock(&self.mutex)
-        if error and error != EAGAIN and error != EWOULDBLOCK:
-            set_errno(error)
-            PyErr_SetFromErrno(OSError)
+        if error and error != EAGAIN:
+            raise OSError(error, os.strerror(error))
         return <Py_ssize_t>done
-
-    cpdef object write_later(self, list buffers):
-        stream = self.comm.stream
-        if stream is None or stream.closed():
-            raise CommClosedError(f"in {self.comm!r}: the stream is closed")
-        self.direct = False
-        future = None
-        try:
-            for buffer in buffers:
-                view = ensure_memoryview(buffer)
-                for start in range(0, view.nbytes, MAX_WRITE):
-                    future = stream.write(view[start:start + MAX_WRITE])
-        except (StreamClosedError, ssl.SSLError) as error:
-            raise CommClosedError(f"in {self.comm!r}: {error}") from error
-        if stream.closed():
-            raise CommClosedError(f"in {self.comm!r}: {stream.error!r}") from stream.error
-        if future is not None and stream.writing():
-            future.add_done_callback(self._on_written)
-            return future
-        self.direct = self.fd >= 0
-        return None
-
-    def _on_written(self, future):
-        if not future.cancelled() and future.exception() is None:
-            self.direct = self.fd >= 0
-
-    cpdef int detach(self) except -1:
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            self.fd = -1
-            pthread_mutex_unlock(&self.mutex)
-        self.direct = False
-        stream, self.stream = self.stream, None
-        if stream is not None:
-            self.leave(stream)
-        return 0
-
-    cdef int leave(self, object stream) except -1:
-        """Undo what was done to the stream."""
-        stream.__dict__.pop("close_fd", None)
-        return 0
-
-
-cdef class NativeTransport(StreamTransport):
-    """Bytes through our own TCP and TLS comms, whose streams say when they are about to close."""
-
-    def __init__(self, comm):
-        self.comm = comm
-        self.takes_bytes = True
-        stream = comm.stream
-        if type(comm) is NativeTCP and not comm.closed():
-            self.stream = stream
-            stream.before_close = partial(before_close, weakref.ref(self))
-            # Not `direct` before the stream has written what it may have from before
-            self.fd = stream.socket.fileno()
 
     cpdef object write_later(self, list buffers):
         stream = self.comm.stream
@@ -195,25 +147,28 @@ cdef class NativeTransport(StreamTransport):
         self.direct = self.fd >= 0
         return None
 
-    cdef int leave(self, object stream) except -1:
-        stream.before_close = None
+    def _on_written(self, future):
+        if not future.cancelled() and future.exception() is None:
+            self.direct = self.fd >= 0
+
+    cpdef int detach(self) except -1:
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.fd = -1
+            pthread_mutex_unlock(&self.mutex)
+        self.direct = False
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.before_close = None
         return 0
 
 
 def before_close(transport):
-    """A stream of ours is about to close its file. By weak reference: see `close_file`."""
+    """The stream is about to close its file. By weak reference, so that an abandoned comm goes at
+    once."""
     mine = transport()
     if mine is not None:
         (<NativeTransport?>mine).detach()
-
-
-def close_file(transport, stream):
-    """In place of a stream's ``close_fd``. Both are weak references, so that an abandoned comm
-    goes at once."""
-    mine, stream = transport(), stream()
-    if mine is not None:
-        (<StreamTransport?>mine).detach()
-    type(stream).close_fd(stream)
 
 
 cdef class MessageTransport(Transport):
@@ -229,8 +184,8 @@ cdef class MessageTransport(Transport):
 cpdef Transport find_transport(object comm):
     """The transport for a comm. To be called on the event loop.
 
-    Only distributed's own TCP and TLS comms, and ours, are passed by: a subclass may do anything in
-    ``write``.
+    Only distributed's own TCP and TLS comms, and ours, are given bytes: a subclass may do
+    anything in ``write``.
     """
     if type(comm) is NativeTCP or type(comm) is NativeTLS:
         return NativeTransport(comm)
