@@ -3,12 +3,13 @@
 import logging
 
 from fastworker.core.arrivals cimport report_finished
-from fastworker.core.clock cimport wall_clock
 from fastworker.core.log cimport (
     CANCEL_COMPUTE, COMPUTE_TASK, FREE_KEYS, MISSING_DEP, RECEIVE_FROM_SCATTER, REMOVE_REPLICA,
 )
 from fastworker.core.machine cimport begin, give_recs, run_transitions, take_recs
-from fastworker.core.messages cimport ComputeTask, FreeKeys, compute_task_of, free_keys_of
+from fastworker.core.messages cimport (
+    ComputeTask, FreeKeys, Success, compute_task_of, free_keys_of, success_of,
+)
 from fastworker.core.planning cimport ensure_computing
 from fastworker.core.priority cimport append
 from fastworker.core.recommendations cimport Recs
@@ -118,16 +119,27 @@ cdef int code_of(object cls) except -1:
 
 cdef int process(State state, object stimulus, list records) except -1:
     """Handle an event or a message, with all that follows from it; the lock is held."""
-    cdef Recs recs = take_recs(state)
     begin(state)
+    return process_begun(state, stimulus, records)
+
+
+cdef int process_begun(State state, object stimulus, list records) except -1:
+    """The same for a caller that has just called `begin`."""
+    cdef Recs recs = take_recs(state)
     if type(stimulus) is ComputeTaskEvent:
         stimulus = compute_task_of(stimulus)
+    elif type(stimulus) is ExecuteSuccessEvent:
+        stimulus = success_of(stimulus)
     elif type(stimulus) is FreeKeysEvent:
         stimulus = free_keys_of(stimulus)
     if type(stimulus) is ComputeTask:
         stimulus_id = (<ComputeTask>stimulus).stimulus_id
         state.stimulus_log.write_compute_task(<ComputeTask>stimulus, state.now)
         on_compute_task(state, <ComputeTask>stimulus, recs, records)
+    elif type(stimulus) is Success:
+        stimulus_id = (<Success>stimulus).stimulus_id
+        state.stimulus_log.write_success(<Success>stimulus, state.now)
+        on_success(state, <Success>stimulus, recs)
     elif type(stimulus) is FreeKeys:
         stimulus_id = (<FreeKeys>stimulus).stimulus_id
         state.stimulus_log.write_free_keys(<FreeKeys>stimulus, state.now)
@@ -136,22 +148,6 @@ cdef int process(State state, object stimulus, list records) except -1:
         state.stimulus_log.write_event(stimulus, state.now)
         handle(state, stimulus, recs, records)
         stimulus_id = stimulus.stimulus_id
-    run_transitions(state, recs, stimulus_id, records)
-    give_recs(state, recs)
-    return 0
-
-
-cdef int process_success(
-    State state, object key, object run_id, object value, double start, double stop, object nbytes,
-    object type, object stimulus_id, list records,
-) except -1:
-    """An `ExecuteSuccessEvent`; the caller holds the lock and has just called `find_hooks`."""
-    cdef Recs recs = take_recs(state)
-    state.now = wall_clock()
-    state.stimulus_log.write_success(
-        key, run_id, start, stop, nbytes, type, stimulus_id, state.now
-    )
-    on_success(state, key, run_id, value, start, stop, nbytes, type, recs)
     run_transitions(state, recs, stimulus_id, records)
     give_recs(state, recs)
     return 0
@@ -223,15 +219,12 @@ cdef int on_compute_task(State state, ComputeTask task, Recs recs, list records)
     return 0
 
 
-cdef int on_success(
-    State state, object key, object run_id, object value, double start, double stop, object nbytes,
-    object type, Recs recs,
-) except -1:
-    cdef TaskState ts = end_execution(state, key, recs)
-    add_compute_times(ts, start, stop)
-    set_nbytes(ts, nbytes)
-    ts.type = type
-    recs.put_args(ts, MEMORY, (value, run_id))
+cdef int on_success(State state, Success message, Recs recs) except -1:
+    cdef TaskState ts = end_execution(state, message.key, recs)
+    add_compute_times(ts, message.start, message.stop)
+    set_nbytes(ts, message.nbytes)
+    ts.type = message.type
+    recs.put_args(ts, MEMORY, (message.value, message.run_id))
     return 0
 
 
@@ -306,10 +299,7 @@ cdef int handle(State state, object event, Recs recs, list records) except -1:
     if code == COMPUTE_TASK_EVENT:
         return on_compute_task(state, compute_task_of(event), recs, records)
     if code == EXECUTE_SUCCESS_EVENT:
-        return on_success(
-            state, event.key, event.run_id, event.value, event.start, event.stop, event.nbytes,
-            event.type, recs,
-        )
+        return on_success(state, success_of(event), recs)
     if code == GATHER_SUCCESS_EVENT:
         return on_data(
             state, event.worker, event.total_nbytes, event.data, event.stimulus_id, recs

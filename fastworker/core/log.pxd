@@ -1,7 +1,7 @@
 """What happened to which task: a ring of plain records, made into tuples and events when read."""
 
 from fastworker.core.lock cimport Lock
-from fastworker.core.messages cimport ComputeTask, FreeKeys
+from fastworker.core.messages cimport ComputeTask, FreeKeys, Success
 
 cdef enum Kind:
     # What a record says, and with it the shape of the tuple that it becomes
@@ -57,9 +57,6 @@ cdef class StimulusLog(Log):
     cdef object entries
 
     cdef int write_compute_task(self, ComputeTask task, double now) except -1
-    cdef int write_success(
-        self, object key, object run_id, double start, double stop, object nbytes, object type,
-        object stimulus_id, double now,
-    ) except -1
+    cdef int write_success(self, Success message, double now) except -1
     cdef int write_free_keys(self, FreeKeys message, double now) except -1
     cdef int write_event(self, object event, double now) except -1

@@ -8,7 +8,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from fastworker.core.lock cimport Lock
-from fastworker.core.messages cimport ComputeTask, FreeKeys
+from fastworker.core.messages cimport ComputeTask, FreeKeys, Success
 from fastworker.core.states cimport state_name
 
 from distributed.worker_state_machine import (
@@ -277,12 +277,10 @@ cdef class StimulusLog(Log):
         ))
         return 0
 
-    cdef int write_success(
-        self, object key, object run_id, double start, double stop, object nbytes, object type,
-        object stimulus_id, double now,
-    ) except -1:
+    cdef int write_success(self, Success message, double now) except -1:
         self.entries.append((
-            ExecuteSuccessEvent, now, stimulus_id, key, run_id, start, stop, nbytes, type
+            ExecuteSuccessEvent, now, message.stimulus_id, message.key, message.run_id,
+            message.start, message.stop, message.nbytes, message.type,
         ))
         return 0
 
@@ -291,14 +289,9 @@ cdef class StimulusLog(Log):
         return 0
 
     cdef int write_event(self, object event, double now) except -1:
-        """Any event, but for its run_spec or value."""
+        """Any other event, but for its values."""
         cls = type(event)
-        if cls is ExecuteSuccessEvent:
-            entry = (
-                cls, now, event.stimulus_id, event.key, event.run_id, event.start, event.stop,
-                event.nbytes, event.type,
-            )
-        elif cls is GatherDepSuccessEvent:
+        if cls is GatherDepSuccessEvent:
             entry = (
                 cls, now, event.stimulus_id, event.worker, event.total_nbytes, tuple(event.data),
             )

@@ -5,8 +5,7 @@ from fastworker.core.state cimport State
 from fastworker.core.task cimport TaskState
 
 # An event: begin, recommend something, run_transitions
-cdef int begin(State state) except -1
-cdef bint find_hooks(State state) except -1
+cdef bint begin(State state) except -1
 cdef Recs take_recs(State state)
 cdef int run_transitions(State state, Recs recs, object stimulus_id, list records) except -1
 cdef void give_recs(State state, Recs recs) noexcept

@@ -30,11 +30,10 @@ logger = logging.getLogger("distributed.worker.state_machine")
 cdef object NO_HOOK = WorkerPlugin.transition  # of a plugin without its own
 
 
-cdef int begin(State state) except -1:
-    """Before each event."""
+cdef bint begin(State state) except -1:
+    """Before each event. Returns whether any plugin has to be told of transitions."""
     state.now = wall_clock()
-    find_hooks(state)
-    return 0
+    return find_hooks(state)
 
 
 cdef bint find_hooks(State state) except -1:

@@ -1,4 +1,4 @@
-"""What the core takes in natively: the two most frequent messages from the scheduler."""
+"""What the core takes in natively: the most frequent messages and the most frequent event."""
 
 
 cdef class ComputeTask:
@@ -21,5 +21,21 @@ cdef class FreeKeys:
     cdef readonly object stimulus_id  # str
 
 
+cdef class Success:
+    # No lock: the thread that has run the task alone knows it, and the core reads it there.
+    cdef readonly object key
+    cdef readonly object run_id  # int
+    cdef readonly object value
+    cdef readonly double start, stop  # seconds since the epoch, by the scheduler's clock
+    cdef readonly object nbytes  # a number: the size of the value
+    cdef readonly object type  # of the value, or None
+    cdef readonly object stimulus_id  # str
+
+
+cdef Success success(
+    object key, object run_id, object value, double start, double stop, object nbytes, object type,
+    object stimulus_id,
+)
 cpdef ComputeTask compute_task_of(object event)
 cpdef FreeKeys free_keys_of(object event)
+cpdef Success success_of(object event)

@@ -1,8 +1,9 @@
-"""What the core takes in natively: the two most frequent messages from the scheduler.
+"""What the core takes in natively: the most frequent messages and the most frequent event.
 
-The decoder makes them, and of distributed's events there are the functions at the end. They live
-until the core has handled them and are many, so their memory is used again. The garbage collector
-does not track them: what is written to one existed before it, so no cycle can go through it.
+The decoder makes messages, a thread that has run a task makes its success, and the functions at the
+end make them of distributed's events. They live until the core has handled them and are many, so
+their memory is used again. The garbage collector does not track them: what is written to one
+existed before it, so no cycle can go through it.
 """
 
 cimport cython
@@ -64,6 +65,38 @@ cdef class FreeKeys:
         return f"<FreeKeys {len(self.keys)} keys>"
 
 
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Success:
+    """A task has returned a result: distributed's ``ExecuteSuccessEvent``."""
+
+    def __init__(self):
+        raise TypeError("Success is made by fastworker.execution.runner and success_of alone")
+
+    def __reduce__(self):
+        raise TypeError("Success cannot be pickled")
+
+    def __repr__(self):
+        return f"<Success {self.key!r} run_id={self.run_id!r}>"
+
+
+cdef Success success(
+    object key, object run_id, object value, double start, double stop, object nbytes, object type,
+    object stimulus_id,
+):
+    cdef Success out = Success.__new__(Success)
+    out.key = key
+    out.run_id = run_id
+    out.value = value
+    out.start = start
+    out.stop = stop
+    out.nbytes = nbytes
+    out.type = type
+    out.stimulus_id = stimulus_id
+    return out
+
+
 cpdef ComputeTask compute_task_of(object event):
     """The message that distributed makes this ``ComputeTaskEvent`` of."""
     cdef ComputeTask task = ComputeTask.__new__(ComputeTask)
@@ -87,3 +120,11 @@ cpdef FreeKeys free_keys_of(object event):
     free.keys = event.keys
     free.stimulus_id = event.stimulus_id
     return free
+
+
+cpdef Success success_of(object event):
+    """The same for an ``ExecuteSuccessEvent``."""
+    return success(
+        event.key, event.run_id, event.value, event.start, event.stop, event.nbytes, event.type,
+        event.stimulus_id,
+    )

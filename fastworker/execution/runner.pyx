@@ -15,8 +15,9 @@ from distributed.utils import thread_state
 from distributed.worker_state_machine import ExecuteSuccessEvent, RescheduleEvent
 
 from fastworker.core.clock cimport clockid_t, read_clock, wall_clock
-from fastworker.core.events cimport process, process_success
-from fastworker.core.machine cimport find_hooks
+from fastworker.core.events cimport process_begun
+from fastworker.core.machine cimport begin
+from fastworker.core.messages cimport Success, success
 from fastworker.core.records cimport Run, describe_type
 from fastworker.core.states cimport CANCELLED, MEMORY
 from fastworker.core.task cimport TaskState
@@ -348,17 +349,19 @@ cdef class Runner:
         cdef list others = [], records = []
         cdef bint has_hooks
         cdef TaskState ts = self.ts
+        cdef Success message
         key, run_id, span_id, prefix = self.key, self.run_id, self.span_id, self.prefix
         value, self.value = self.value, None
         cls = type(value) if value is not None else None
         event = None
         nbytes, self.nbytes = self.nbytes, None
         stimulus_id = stamped("task-finished")
+        message = success(key, run_id, value, start, stop, nbytes, cls, stimulus_id)
         self.state.lock.acquire()
         try:
             self.threads[key] = self.ident
             finished = self.engine.finished
-            has_hooks = find_hooks(self.state) or self.engine.replaced
+            has_hooks = begin(self.state) or self.engine.replaced
             if has_hooks or finished is not None:
                 event = ExecuteSuccessEvent(
                     key=key, run_id=run_id, value=value, start=start, stop=stop, nbytes=nbytes,
@@ -372,10 +375,7 @@ cdef class Runner:
                 # Storing the result may report to context_meter
                 PyContext_Enter(self.home)
                 try:
-                    process_success(
-                        self.state, key, run_id, value, start, stop, nbytes, cls, stimulus_id,
-                        records,
-                    )
+                    process_begun(self.state, message, records)
                 finally:
                     PyContext_Exit(self.home)
                 if ts.state_ == MEMORY:
@@ -391,7 +391,7 @@ cdef class Runner:
         finally:
             self.state.lock.release()
         if self.engine.memory is not None and self.engine.memory.over_target:
-            _held = value = event = None  # or spilling would free no memory
+            _held = value = message = event = None  # or spilling would free no memory
             # Another thread has taken the room that was made
             self.spill(span_id, prefix, 0)
         self.engine.after(others, not following)
@@ -438,10 +438,10 @@ cdef class Runner:
             self.threads[self.key] = self.ident
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
             _held = self.drop()
-            if find_hooks(self.state) or self.engine.replaced:
+            if begin(self.state) or self.engine.replaced:
                 self.engine.leave_to_loop(event)
             else:
-                process(self.state, event, records)
+                process_begun(self.state, event, records)
                 following = self.settle(records, others)
             if self.engine.finished is not None:
                 self.engine.finished(event)

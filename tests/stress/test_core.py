@@ -31,7 +31,7 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.core import WorkerState
-from fastworker.core.messages import compute_task_of, free_keys_of
+from fastworker.core.messages import compute_task_of, free_keys_of, success_of
 from fastworker.core.records import Run, to_instructions
 from fastworker.data.store import Store
 from fastworker.execution.pool import PullThreadPoolExecutor
@@ -146,7 +146,7 @@ class Machine:
         if how < 0.7:
             value = Awkward(ts.run_id)
             done = events.success(key, value, run_id=ts.run_id, nbytes=64)
-            self.carry_out(self.state.handle_events((done,)))
+            self.carry_out(self.state.handle_events((success_of(done),)))
         elif how < 0.85:
             self.handle(RescheduleEvent(key=key, stimulus_id="again"))
         else:
