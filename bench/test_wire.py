@@ -8,6 +8,7 @@ decoding alone.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from dask._task_spec import Task, TaskRef
@@ -16,9 +17,9 @@ from distributed.protocol import dumps, loads
 from distributed.protocol.serialize import ToPickle
 from distributed.protocol.utils import pack_frames, unpack_frames
 
+from fastworker.comm.parser import Parser
 from fastworker.core.messages import ComputeTask, FreeKeys
 from fastworker.link.decode import decode
-from fastworker.wire import Frames
 from support.wire import messages
 from versus import Side, Versus
 
@@ -42,7 +43,16 @@ def compute_task(i: int, deps: int = 0, **fields: Any) -> dict[str, Any]:
 
 def compare(versus: Versus, name: str, batch: list[Any], kind: type, **targets: float) -> None:
     head = pack_frames(dumps(batch))
-    assert all(type(message) is kind for message in decode(Frames.of_head(head)))
+    message = len(head).to_bytes(8, sys.byteorder) + head
+    parser = Parser(1 << 20, 1 << 30)
+
+    def read() -> list[Any]:
+        parser.feed(message)
+        frames = parser.next_message()
+        assert frames is not None
+        return decode(frames)
+
+    assert all(type(made) is kind for made in read())
 
     def stock() -> None:
         for _ in range(BATCHES):
@@ -50,7 +60,7 @@ def compare(versus: Versus, name: str, batch: list[Any], kind: type, **targets: 
 
     def ours() -> None:
         for _ in range(BATCHES):
-            decode(Frames.of_head(head))
+            read()
 
     versus(
         f"wire/{name}",

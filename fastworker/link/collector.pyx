@@ -64,7 +64,7 @@ cdef class Collector:
         return 1
 
     cdef int add_message(self, object message) except -1:
-        """Take any message that stock could send, a dict as a rule."""
+        """Take any message that distributed could send, a dict as a rule."""
         cdef unsigned char memory[STACK_BYTES]
         cdef Bytes packed
         if not self.native:

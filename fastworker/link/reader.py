@@ -8,6 +8,7 @@ worker reports that task's error.
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from ssl import SSLError
@@ -16,6 +17,7 @@ from typing import Any
 from distributed.comm import utils as comm_utils
 from distributed.comm.core import Comm, CommClosedError
 from distributed.comm.tcp import TCP, convert_stream_closed_error, read_bytes_rw
+from distributed.protocol.utils import unpack_frames
 from distributed.utils import offload
 from tornado.iostream import StreamClosedError
 
@@ -138,7 +140,10 @@ class SchedulerStream:
 
 
 async def _read_frames(comm: TCP) -> Frames:
-    """The frames of one message; those that did not fit into its head in memory of their own."""
+    """The frames of one message; of distributed's comm, read as its own ``read`` reads them.
+
+    Raises CommClosedError when the connection has ended, WireError for bytes that are no message.
+    """
     if isinstance(comm, NativeTCP):
         return Frames(await comm.read_frames())
     stream = comm.stream
@@ -146,9 +151,13 @@ async def _read_frames(comm: TCP) -> Frames:
         raise CommClosedError(f"in {comm}: the stream is closed")
     try:
         length = int.from_bytes(await stream.read_bytes(LENGTH_BYTES), sys.byteorder)
-        frames = Frames.of_head(await _read_bytes(comm, length))
-        for length in frames.missing[:]:
-            frames.add(await _read_bytes(comm, length))
+        head = await _read_bytes(comm, length)
+        try:
+            frames, missing = unpack_frames(head, partial=True)
+        except (AssertionError, struct.error) as error:
+            raise WireError(f"{comm.peer_address} sent {length} bytes that are no head") from error
+        for length in missing:
+            frames.append(await _read_bytes(comm, length))
     except (StreamClosedError, SSLError) as error:
         comm.abort()
         convert_stream_closed_error(comm, error)
@@ -156,7 +165,7 @@ async def _read_frames(comm: TCP) -> Frames:
         # Part of the message may have been read: the stream cannot be used again.
         comm.abort()
         raise
-    return frames
+    return Frames(frames)
 
 
 async def _read_bytes(comm: TCP, n: int) -> memoryview:

@@ -14,16 +14,10 @@ cdef class Frames:
     cdef Py_ssize_t count  # frames there are
     cdef Py_ssize_t room  # capacity of `spans` and `views`, in frames
     cdef Span* spans  # where the bytes of each frame are
-    cdef list objects  # each frame as given; None for a part of `head` until it is asked for
-    cdef object head  # memoryview of the frames that arrived in one piece, or None
-    cdef const uint8_t* head_data
-    # What keeps the bytes in their place: the buffers of `head` and of all frames given alone
-    cdef Py_buffer* views
-    cdef Py_ssize_t held
-    cdef readonly list missing  # sizes of the frames that must still be added, in order
+    cdef list objects  # each frame as given
+    cdef Py_buffer* views  # of each frame: these keep the bytes in their place
 
     cdef int make_room(self, Py_ssize_t n) except -1
-    cdef Py_buffer* hold(self, object given) except NULL
     cdef int append(self, object frame) except -1
     cdef object frame(self, Py_ssize_t i)
     cdef list section(self, Py_ssize_t start, Py_ssize_t n)

@@ -6,13 +6,10 @@ import contextlib
 import tracemalloc
 from collections import Counter
 
-import pytest
-from distributed.protocol.utils import unpack_frames
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastworker.link.decode import decode
-from fastworker.wire import Frames, WireError
 from support.wire.inert import compare, inert
 from support.wire.messages import as_stock, frames_of, same, stock
 from support.wire.mutations import damaged
@@ -76,26 +73,3 @@ def test_rubbish(data):
         compare([data])
         compare([b"\x91\x81\x01\x81\xab__Pickled__\x01", data])
         compare([b"\x91\x81\x01\x81\xae__Serialized__\x01", data])
-
-
-@same_each_time(500)
-@given(
-    st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=5),
-    st.integers(0, 6) | st.integers(0, 2**64 - 1),
-    st.binary(max_size=100),
-)
-def test_heads(sizes, n, body):
-    head = b"".join(x.to_bytes(8, "little") for x in (n, *sizes)) + body
-    try:
-        frames = Frames.of_head(head)
-    except WireError:
-        return
-    assert len(frames) + len(frames.missing) == n
-    assert 8 * (1 + n) + frames.total_bytes - sum(frames.missing) == len(head)
-    if frames.missing:
-        with pytest.raises(WireError):
-            frames.add(b"x" if frames.missing[0] != 1 else b"")
-        return
-    with inert():
-        if len(frames):
-            compare([bytes(frame) for frame in unpack_frames(head)])

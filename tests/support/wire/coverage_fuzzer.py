@@ -1,8 +1,7 @@
-"""A libFuzzer target: whatever bytes come, the decoder and stock agree on them.
+"""A libFuzzer target: whatever bytes come, the decoder and distributed agree on them.
 
 ``ci/fuzz`` runs it, with the compiled modules built so that the fuzzer sees which of their
-branches an input takes. An input is frames with SEPARATOR between them, or, after HEAD, the head
-of a message as it is on the wire.
+branches an input takes. An input is frames with SEPARATOR between them.
 
     python coverage_fuzzer.py CORPUS [libFuzzer's options]     look for more
     python coverage_fuzzer.py FILE [libFuzzer's options]       only this input again
@@ -18,8 +17,6 @@ import atheris
 import numpy as np
 from distributed.protocol import dumps, to_serialize
 
-from fastworker.link.decode import decode
-from fastworker.wire import Frames, WireError
 from fastworker.wire.result_messages import unpack
 from support.wire.inert import compare, inert
 from support.wire.mutations import REAL
@@ -33,7 +30,6 @@ ANSWERS = [
 ]
 
 SEPARATOR = b"\xfe\xf0\xff\xfe"
-HEAD = b"\xfd\xf1\xff\xfd"
 
 WORDS = [
     SEPARATOR,
@@ -62,17 +58,6 @@ WORDS = [
 
 
 def one(data: bytes) -> None:
-    if data.startswith(HEAD):
-        try:
-            frames = Frames.of_head(data[len(HEAD) :])
-            while frames.missing:
-                if frames.missing[0] > 1_000:
-                    return
-                frames.add(bytes(frames.missing[0]))
-            decode(frames)
-        except ValueError as error:
-            assert isinstance(error, WireError) or "some pickles" in str(error)
-        return
     frames = data.split(SEPARATOR)
     compare(frames)
     with contextlib.suppress(Exception):  # whatever is said of it, nothing may break
@@ -84,9 +69,6 @@ def seed(corpus: Path) -> Path:
     corpus.mkdir(parents=True, exist_ok=True)
     for i, frames in enumerate(REAL + ANSWERS):
         (corpus / f"real-{i}").write_bytes(SEPARATOR.join(frames))
-        sizes = (len(frame).to_bytes(8, sys.byteorder) for frame in frames)
-        head = len(frames).to_bytes(8, sys.byteorder) + b"".join(sizes) + b"".join(frames)
-        (corpus / f"head-{i}").write_bytes(HEAD + head)
     words = corpus.with_name(corpus.name + ".words")
     words.write_text(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS)
