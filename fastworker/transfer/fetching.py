@@ -35,6 +35,7 @@ from distributed.worker_state_machine import (
 from fastworker.comm.parser import MessageTooLarge
 from fastworker.config.logs import get_logger
 from fastworker.core.partial import GatherDepPartialEvent
+from fastworker.core.state import State
 
 logger = logging.getLogger("distributed.worker")
 own_logger = get_logger("data")  # for what distributed has no line for
@@ -157,6 +158,14 @@ class Fetcher:
                 stimulus_id=f"gather-dep-success-{time()}",
             )
         self._log("gather-dep-failed", peer, set(bad), stimulus_id)
+        if not isinstance(worker.state, State):
+            # distributed's state machine knows no such event: the whole transfer fails, as there
+            return GatherDepFailureEvent(
+                worker=peer,
+                total_nbytes=total_nbytes,
+                stimulus_id=f"gather-dep-failed-{time()}",
+                **_for_event(next(iter(bad.values()))),
+            )
         for key in bad:
             own_logger.error("%r cannot be read: the tasks here that wait for it fail", key)
         return GatherDepPartialEvent(
@@ -261,3 +270,9 @@ class Fetcher:
             assert failure is not None
             raise failure.with_traceback(traceback)
         return response
+
+
+def _for_event(error: ErrorMessage) -> dict[str, Any]:
+    """The fields of an event that ends with this error."""
+    names = ("exception", "traceback", "exception_text", "traceback_text")
+    return {name: error[name] for name in names}

@@ -23,7 +23,8 @@ from fastworker.transfer.serving import ResultServer
 class BareWorker(Steering, Server, BaseWorker):
     """Use it as ``async with BareWorker() as worker``; it then listens at ``worker.address``.
 
-    ``hand_back_after`` is in seconds; None: never.
+    ``hand_back_after`` is in seconds; None: never. ``state_class`` is fastworker's ``WorkerState``
+    or distributed's.
     """
 
     batched_stream = None
@@ -37,7 +38,9 @@ class BareWorker(Steering, Server, BaseWorker):
     _get_cause = StockWorker._get_cause
     _update_metrics_received_data = StockWorker._update_metrics_received_data
 
-    def __init__(self, hand_back_after: float | None = None) -> None:
+    def __init__(
+        self, hand_back_after: float | None = None, state_class: type = WorkerState
+    ) -> None:
         self.data: dict[Any, Any] = {}
         self.by_hand: set[Any] = set()
         self.sent: list[dict[str, Any]] = []
@@ -48,7 +51,7 @@ class BareWorker(Steering, Server, BaseWorker):
         self.fetcher = Fetcher(self)
         self.result_server = ResultServer(self)
         self.hand_back = HandBack(self, hand_back_after)
-        BaseWorker.__init__(self, WorkerState(data=self.data, validate=True))
+        BaseWorker.__init__(self, state_class(data=self.data, validate=True))
         Server.__init__(self, {"get_data": self.result_server.send}, needs_workdir=False)
 
     async def start_unsafe(self) -> BareWorker:

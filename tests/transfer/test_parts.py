@@ -17,6 +17,7 @@ from distributed.worker_state_machine import (
     GatherDepNetworkFailureEvent,
     GatherDepSuccessEvent,
 )
+from distributed.worker_state_machine import WorkerState as TheirWorkerState
 
 from fastworker.core.partial import GatherDepPartialEvent
 from support.bare_worker import BareWorker
@@ -152,3 +153,18 @@ def test_a_transfer_without_a_readable_result_counts_as_failed(between_two):
         assert ("gather-dep", "failed", "seconds") in here.digests_total
         event = await fetch(here, there, "good")
         assert not here.fetcher.meter_if_nothing_made(event, ledger)
+
+
+def test_another_state_machine_hears_of_a_failed_transfer(between_two):
+    """It would ask again, for ever, for what a success has not brought."""
+
+    @between_two
+    async def test(here, there):
+        async with BareWorker(state_class=TheirWorkerState) as theirs:
+            there.put(bad=Unwelcome(), good=1)
+            event = await fetch(theirs, there, "bad", "good")
+            assert type(event) is GatherDepFailureEvent
+            assert "not a number" in event.exception_text
+            theirs.handle_stimulus(event)
+            assert theirs.state.tasks["bad"].state == "error"
+            assert "not a number" in theirs.state.tasks["bad"].exception_text
