@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from fastworker._version import __version__
-from fastworker.deploy.errors import check_address, one_line_for_errors
+from fastworker.deploy.errors import check_address, naming_preloads, one_line_for_errors
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +28,19 @@ WORKER_CLASS = "fastworker.Worker"
 
 HELP = "'fastworker --help' lists the options"
 
+#: What the first word of a command line may be, in the place of an address.
+COMMANDS = ("scheduler", "doctor", "demo")
+
+TEXT = """Start fastworker workers that join a Dask scheduler.
+
+\b
+Other commands, with --help of their own:
+  fastworker scheduler  start a Dask scheduler with the low-latency lane
+  fastworker doctor     say what is amiss with installation, machine and cluster
+  fastworker demo       run real work here, and compare with distributed's workers
+"""
+
 EPILOG = """
-'fastworker doctor' looks at the installation, the machine and a cluster, and says what to do.
-
-'fastworker scheduler' starts a Dask scheduler with the low-latency lane; it takes the options of
-'dask scheduler'.
-
-'fastworker demo' starts a small cluster on this machine, runs real work on it and compares it with
-distributed's workers.
-
 The options are those of 'dask worker': https://docs.dask.org/en/stable/deploying-cli.html.
 The README and docs/ in fastworker's source say what is different. Settings are under 'fastworker'
 in Dask's configuration; fastworker/fastworker.yaml in the installed package explains each.
@@ -52,7 +56,7 @@ def worker_command() -> click.Command:
         name="fastworker",
         params=params,
         callback=_start_workers(dask_worker.callback),
-        help="Start fastworker workers that join a Dask scheduler.",
+        help=TEXT,
         epilog=EPILOG,
         context_settings={**dask_worker.context_settings, "help_option_names": ["-h", "--help"]},
     )
@@ -61,7 +65,7 @@ def worker_command() -> click.Command:
 
 def _adapted(param: click.Parameter) -> click.Parameter:
     if param.name != "worker_class":
-        return param
+        return naming_preloads(param)
     param = copy.copy(param)
     param.default = WORKER_CLASS
     return param
@@ -145,18 +149,19 @@ def _check_scheduler(options: dict[str, Any]) -> None:
             "no scheduler given; name one like 'fastworker tcp://10.0.0.1:8786', "
             f"or use --scheduler-file; {HELP}"
         )
+    if near := difflib.get_close_matches(address, COMMANDS, 1):
+        raise click.ClickException(f"there is no command {address!r}; did you mean {near[0]!r}?")
     check_address(address, HELP)
 
 
 def _check_values(options: dict[str, Any]) -> None:
     """Raise ClickException, naming the option, for a bad value; distributed does not name it."""
-    from distributed.utils import parse_ports
-
     parsers: dict[str, Callable[[str], object]] = {
         "worker_class": _parse_worker_class,
         "n_workers": lambda text: text == "auto" or int(text),
-        "worker_port": parse_ports,
-        "nanny_port": parse_ports,
+        "worker_port": _parse_ports,
+        "nanny_port": _parse_ports,
+        "memory_limit": _parse_memory_limit,
         "resources": _parse_resources,
         "death_timeout": _parse_time,
         "lifetime": _parse_time,
@@ -194,6 +199,27 @@ def _parse_worker_class(path: str) -> None:
         )
 
 
+def _parse_ports(text: str) -> None:
+    from distributed.utils import parse_ports
+
+    if any(port is not None and not 0 <= port <= 65535 for port in parse_ports(text)):
+        raise ValueError("expected a port or a range like 9000:9100, from 0 to 65535")
+
+
+def _parse_memory_limit(text: str) -> None:
+    from dask.utils import parse_bytes
+
+    expected = "expected bytes like 8GB, a share like 0.9, 'auto', or 0 for no limit"
+    if text == "auto":
+        return
+    try:
+        value = float(text) if text.replace(".", "", 1).isdecimal() else parse_bytes(text)
+    except ValueError:
+        raise ValueError(expected) from None
+    if value < 0:
+        raise ValueError(expected)
+
+
 def _parse_time(text: str) -> None:
     from dask.utils import parse_timedelta
 
@@ -221,7 +247,7 @@ def _demo_command() -> click.Command:
             raise
         click.echo(
             f"Error: 'fastworker demo' needs {package}, which is not installed; "
-            "pip install 'fastworker[demo]' installs all that the demo needs",
+            "pip install 'fastworker[demo]', or '.[demo]' in its sources, installs what it needs",
             err=True,
         )
         sys.exit(1)

@@ -30,6 +30,9 @@ async def tell_nanny(worker: distributed.Worker, reason: str, timeout: float) ->
     try:
         async with worker.rpc(worker.nanny) as nanny:
             await wait_for(nanny.close_gracefully(reason=reason), timeout)
+    except ConnectionError as error:
+        # It has stopped listening, as it closes: as a rule, this is its doing
+        logger.debug("Nanny %s does not listen: %s", worker.nanny, error)
     except (OSError, asyncio.TimeoutError, RuntimeError) as error:
         if worker.status not in (Status.closing, Status.closed):
             logger.warning("Closing without a word to nanny %s: %s", worker.nanny, error)

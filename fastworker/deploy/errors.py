@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import logging
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,27 @@ def one_line_for_errors(ports: Mapping[str, object]) -> Iterator[None]:
             raise
         logger.debug("Could not start", exc_info=True)
         raise click.ClickException(_with_causes(error) + _taken(error, ports)) from error
+
+
+def naming_preloads(param: click.Parameter) -> click.Parameter:
+    """The parameter, which names the option if a module to be preloaded cannot be imported.
+
+    distributed's callback of ``preload_argv`` imports the modules while click parses the options.
+    """
+    check = param.callback
+    if param.name != "preload_argv" or check is None:
+        return param
+
+    def callback(context: click.Context, its: click.Parameter, value: object) -> object:
+        try:
+            return check(context, its, value)
+        except (ImportError, OSError, SyntaxError) as error:
+            names = " ".join(context.params.get("preload", ()))
+            raise click.ClickException(f"--preload {names}: {error}") from error
+
+    param = copy.copy(param)
+    param.callback = callback
+    return param
 
 
 def check_address(address: str, help_text: str) -> None:

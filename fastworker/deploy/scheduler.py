@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fastworker._version import __version__
-from fastworker.deploy.errors import one_line_for_errors
+from fastworker.deploy.errors import naming_preloads, one_line_for_errors
 from fastworker.deploy.lane import add_lane
 
 EPILOG = """
@@ -25,7 +25,7 @@ def scheduler_command() -> click.Command:
     assert theirs.callback is not None
     command = click.Command(
         name="fastworker scheduler",
-        params=[param for param in theirs.params if param.name != "version"],
+        params=[naming_preloads(param) for param in theirs.params if param.name != "version"],
         callback=_start_scheduler(theirs.callback),
         help="Start a Dask scheduler with fastworker's low-latency lane.",
         epilog=EPILOG,

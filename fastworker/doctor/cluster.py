@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import distributed
+from distributed.comm import connect
+from distributed.security import Security
 
-from fastworker.doctor.findings import Finding, found
+from fastworker.doctor.findings import Finding, cannot_be_looked_at
 from fastworker.doctor.here import look
 from fastworker.scheduler import LowLatency
 
@@ -20,53 +22,126 @@ from fastworker.scheduler import LowLatency
 #: on them.
 MUST_AGREE = ("python", "distributed", "dask")
 
-_STOCK = "distributed's own"
+#: What distributed's own workers are called.
+THEIRS = "distributed's own"
 
 #: Seconds that a clock may be off before times in dashboards and logs mislead.
 CLOCK_OFF = 0.5
 
+NO_SCHEDULER = (
+    "check that it runs, that no firewall is between, and that both ends have TLS or neither"
+)
 
-def examine(address: str, timeout: float) -> tuple[list[Finding], dict[str, list[Finding]]]:
-    """What there is to say about a cluster.
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to say about a cluster, and about each worker that has fastworker."""
+
+    cluster: list[Finding]
+    workers: dict[str, list[Finding]]
+
+
+class Asked:
+    """A cluster that is asked.
 
     Parameters
     ----------
-    address
-        Of the scheduler.
+    client
+        An asynchronous client of it.
+    known
+        ``{address: identity}`` of its workers.
     timeout
-        Seconds to wait for it.
-
-    Returns
-    -------
-    The findings about the cluster, and ``{address: findings}`` of the workers that have fastworker.
+        Seconds for each answer.
     """
+
+    def __init__(
+        self, client: distributed.Client, known: dict[str, dict[str, Any]], timeout: float
+    ) -> None:
+        self.client = client
+        self.known = known
+        self.timeout = timeout
+
+    async def answer(self, question: Awaitable[Any]) -> Any:
+        """Raises TimeoutError, which says how long it waited."""
+        try:
+            return await asyncio.wait_for(question, self.timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no answer within {self.timeout:g} s") from None
+
+    async def of_worker(self, address: str, function: Callable[..., Any]) -> Any:
+        """What ``function`` returns there, or the error that the question ended with."""
+        try:
+            answers = await self.answer(self.client.run(function, workers=[address]))
+        except Exception as error:
+            return error
+        return answers[address]
+
+
+def examine(address: str, security: Security, timeout: float) -> Report:
+    """What there is to say about the cluster of the scheduler at an address.
+
+    ``timeout`` is in seconds, for the connection and for each answer.
+    """
+    return asyncio.run(_examine(address, security, timeout))
+
+
+async def _examine(address: str, security: Security, timeout: float) -> Report:
     try:
-        client = distributed.Client(address, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        return [_no_scheduler(address, error)], {}
-    with client:
+        identity = await asyncio.wait_for(_identity_of(address, security, timeout), 2 * timeout)
+    except Exception as error:
+        return Report([_no_scheduler(address, error, timeout)], {})
+    kind = identity.get("type")
+    if kind != "Scheduler":
+        its = f"; its scheduler is {identity['scheduler']}" if "scheduler" in identity else ""
+        text = f"a {kind} answers at {address}{its}"
+        return Report([Finding("scheduler", text, "problem", "name the scheduler's address")], {})
+    known = identity["workers"]
+    try:
+        client = await distributed.Client(
+            address, asynchronous=True, security=security, timeout=timeout, set_as_default=False
+        )
+    except Exception as error:
+        return Report([_no_scheduler(address, error, timeout)], {})
+    async with client:
+        asked = Asked(client, known, timeout)
         checks = [versions, workers, lane, clocks]
-        findings = found([partial(check, client) for check in checks])
-        return findings, _of_workers(client)
+        findings = await asyncio.gather(*(_of(check, asked) for check in checks))
+        return Report([f for some in findings for f in some], await _of_workers(asked))
 
 
-def _no_scheduler(address: str, error: BaseException) -> Finding:
+async def _identity_of(address: str, security: Security, timeout: float) -> dict[str, Any]:
+    comm = await connect(address, timeout=timeout, **security.get_connection_args("client"))
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        answer: dict[str, Any] = await comm.read()
+        return answer
+    finally:
+        comm.abort()
+
+
+def _no_scheduler(address: str, error: BaseException, timeout: float) -> Finding:
     while error.__cause__ is not None:
         error = error.__cause__
-    why = str(error)
+    why = str(error) or f"no answer within {timeout:g} s"
     if isinstance(error, ConnectionError) and error.errno:
         why = os.strerror(error.errno)  # asyncio's text only says that the call failed
-    return Finding(
-        "scheduler",
-        f"none answers at {address}: {why}",
-        "problem",
-        "check that it runs, that no firewall is between, and that both ends have TLS or neither",
-    )
+    return Finding("scheduler", f"none answers at {address}: {why}", "problem", NO_SCHEDULER)
 
 
-def versions(client: distributed.Client) -> Iterator[Finding]:
+async def _of(check: Callable[[Asked], Awaitable[list[Finding]]], asked: Asked) -> list[Finding]:
+    """What a check finds. One that raises is a finding too: the others are made."""
+    try:
+        return await check(asked)
+    except Exception as error:
+        return [cannot_be_looked_at(check.__name__, error)]
+
+
+async def versions(asked: Asked) -> list[Finding]:
     """Packages of scheduler, workers and this client."""
-    answer = client.get_versions()
+    return list(_compared(await asked.answer(asked.client.get_versions())))
+
+
+def _compared(answer: dict[str, Any]) -> Iterator[Finding]:
     nodes = {"scheduler": answer["scheduler"], "client": answer["client"], **answer["workers"]}
     by_package: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for node, information in nodes.items():
@@ -91,9 +166,12 @@ def versions(client: distributed.Client) -> Iterator[Finding]:
         yield Finding("versions", f"{len(by_package)} packages agree; distributed {here}")
 
 
-def workers(client: distributed.Client) -> Iterator[Finding]:
+async def workers(asked: Asked) -> list[Finding]:
     """Of which kind the workers are, and whether they take tasks."""
-    known = client.scheduler_info(n_workers=-1)["workers"]
+    return list(_kinds(asked.known))
+
+
+def _kinds(known: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     if not known:
         yield Finding("workers", "none", "note", "start some: 'fastworker ADDRESS' on each machine")
         return
@@ -103,17 +181,18 @@ def workers(client: distributed.Client) -> Iterator[Finding]:
         kind = (
             f"fastworker {version}, comm {information.get('fastworker_comm')}"
             if version
-            else _STOCK
+            else THEIRS
         )
         kinds[kind].append(address)
-    text = "; ".join(f"{len(addresses)} of {kind}" for kind, addresses in kinds.items())
-    if _STOCK in kinds:
+    ours_first = sorted(kinds.items(), key=lambda kind: kind[0] == THEIRS)
+    text = "; ".join(f"{len(addresses)} of {kind}" for kind, addresses in ours_first)
+    if THEIRS in kinds:
         yield Finding(
             "workers",
             text,
             "note",
-            "to have fastworker everywhere, start the rest with 'fastworker', or 'dask worker "
-            f"--worker-class fastworker.Worker': {_listed(kinds[_STOCK])}",
+            "they are to be started with 'fastworker', or 'dask worker --worker-class "
+            f"fastworker.Worker', if all are to have it: {_listed(kinds[THEIRS])}",
         )
     else:
         yield Finding("workers", text)
@@ -127,41 +206,51 @@ def workers(client: distributed.Client) -> Iterator[Finding]:
         )
 
 
-def lane(client: distributed.Client) -> Iterator[Finding]:
+async def lane(asked: Asked) -> list[Finding]:
     """Whether the scheduler has the low-latency lane."""
-    name = LowLatency.name
-    plugins = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins))
-    if name in plugins:
-        yield Finding("low-latency lane", "in the scheduler")
-    else:
-        yield Finding(
-            "low-latency lane",
-            "not in the scheduler",
-            "note",
-            "short tasks wait without it: start 'fastworker scheduler', or load it with "
-            "client.register_plugin(fastworker.scheduler.LowLatency())",
-        )
+    return [_lane(await asked.answer(asked.client.run_on_scheduler(_plugins)))]
 
 
-def clocks(client: distributed.Client) -> Iterator[Finding]:
+def _plugins(dask_scheduler: Any) -> list[str]:
+    return list(dask_scheduler.plugins)
+
+
+def _lane(plugins: list[str]) -> Finding:
+    if LowLatency.name in plugins:
+        return Finding("low-latency lane", "in the scheduler")
+    return Finding(
+        "low-latency lane",
+        "not in the scheduler",
+        "note",
+        "short tasks wait without it: start 'fastworker scheduler' in the place of 'dask "
+        "scheduler'; the README says how to load it into one that runs",
+    )
+
+
+async def clocks(asked: Asked) -> list[Finding]:
     """How far the clocks of scheduler and workers are from this machine's."""
+    off = {}
     before = time.time()
-    off = {"scheduler": offset(before, client.run_on_scheduler(time.time), time.time())}
+    clock = await asked.answer(asked.client.run_on_scheduler(time.time))
+    off["scheduler"] = offset(before, clock, time.time())
     before = time.time()
-    answers = client.run(time.time, on_error="ignore")
+    answers = await asyncio.gather(*(asked.of_worker(a, time.time) for a in asked.known))
     after = time.time()
-    off.update({worker: offset(before, clock, after) for worker, clock in answers.items()})
+    for address, clock in zip(asked.known, answers, strict=True):
+        if isinstance(clock, float):
+            off[address] = offset(before, clock, after)
     wrong = {node: seconds for node, seconds in off.items() if seconds > CLOCK_OFF}
-    if wrong:
-        text = ", ".join(f"{node} by {seconds:.1f} s" for node, seconds in wrong.items())
-        yield Finding(
+    if not wrong:
+        return [Finding("clocks", f"agree to {max([0.1, *off.values()]):.1f} s")]
+    text = ", ".join(f"{node} by {seconds:.1f} s" for node, seconds in wrong.items())
+    return [
+        Finding(
             "clocks",
             f"differ from this machine's: {text}",
             "note",
             "run NTP or chrony everywhere: dashboards and logs have wrong times",
         )
-    else:
-        yield Finding("clocks", f"agree to {max([0.1, *off.values()]):.1f} s")
+    ]
 
 
 def offset(before: float, clock: float, after: float) -> float:
@@ -169,18 +258,13 @@ def offset(before: float, clock: float, after: float) -> float:
     return max(before - clock, clock - after, 0.0)
 
 
-def _of_workers(client: distributed.Client) -> dict[str, list[Finding]]:
+async def _of_workers(asked: Asked) -> dict[str, list[Finding]]:
     """The findings of each worker that has fastworker, made there."""
-    known = client.scheduler_info(n_workers=-1)["workers"]
-    able = [address for address, information in known.items() if information.get("fastworker")]
-    answers: dict[str, Any] = {}
-    with contextlib.suppress(OSError):  # the workers have left
-        answers = client.run(look, workers=able, on_error="return") if able else {}
+    able = [at for at, identity in asked.known.items() if identity.get("fastworker")]
+    answers = await asyncio.gather(*(asked.of_worker(address, look) for address in able))
     return {
-        address: answer
-        if isinstance(answer, list)
-        else [Finding("worker", f"cannot be asked: {answer!r}", "note", "look into its log")]
-        for address, answer in answers.items()
+        address: answer if isinstance(answer, list) else [cannot_be_looked_at("worker", answer)]
+        for address, answer in zip(able, answers, strict=True)
     }
 
 

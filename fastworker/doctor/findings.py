@@ -40,11 +40,15 @@ def _of(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:
-        return [
-            Finding(
-                getattr(check, "func", check).__name__,
-                f"cannot be looked at: {type(error).__name__}: {error}",
-                "note",
-                "report this line if you cannot explain it",
-            )
-        ]
+        return [cannot_be_looked_at(getattr(check, "func", check).__name__, error)]
+
+
+def cannot_be_looked_at(name: str, error: BaseException) -> Finding:
+    """The finding that a check ended with an error."""
+    why = str(error) if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+    return Finding(
+        name,
+        f"cannot be looked at: {why}",
+        "note",
+        "a server that hangs or has left does not answer; report this line if that is not so",
+    )

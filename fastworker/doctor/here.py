@@ -136,7 +136,7 @@ def settings() -> Iterator[Finding]:
     for text in unknown:
         yield Finding("settings", text, "note", "correct or remove it in Dask's configuration")
     if not wrong and not unknown:
-        yield Finding("settings", "all known, all valid")
+        yield Finding("settings", "those under 'fastworker' are known and valid")
 
 
 def _error_of(read: Callable[..., object], *arguments: object) -> str:

@@ -90,7 +90,7 @@ def test_without_its_extra(start_demo, tmp_path):
     assert not out
     assert err == (
         "Error: 'fastworker demo' needs rich, which is not installed; "
-        "pip install 'fastworker[demo]' installs all that the demo needs\n"
+        "pip install 'fastworker[demo]', or '.[demo]' in its sources, installs what it needs\n"
     )
 
 

@@ -64,7 +64,7 @@ def test_help_and_version():
     assert "low-latency lane" in run("--help").stdout
     assert run("--version").stdout.startswith("fastworker scheduler, version ")
     whole = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=60)
-    assert "'fastworker scheduler' starts" in whole.stdout
+    assert "fastworker scheduler  start a Dask scheduler" in whole.stdout
 
 
 @pytest.mark.parametrize("port", ["x", "70000", "-1", "8786,y"])
@@ -86,3 +86,9 @@ def test_a_port_in_use():
     assert f"--host 127.0.0.1, --port {port}" in last
     assert os.strerror(errno.EADDRINUSE) in last
     assert "Traceback" not in done.stderr
+
+
+def test_a_preload_that_is_not_there():
+    done = run("--preload", "no_such_module", "--port", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: --preload no_such_module: No module named 'no_such_module'\n"

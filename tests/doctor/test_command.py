@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 
-import distributed
+import distributed.security
 import pytest
 
 import fastworker
@@ -98,7 +101,62 @@ def test_what_is_no_scheduler_file(tmp_path):
     file.write_text("[]")
     done = doctor("--scheduler-file", str(file))
     assert done.returncode == 1
-    assert f"--scheduler-file {file}: no file of a scheduler" in done.stderr
+    assert f"--scheduler-file {file}: no scheduler wrote it" in done.stderr
+
+
+def test_both_an_address_and_a_file(tmp_path):
+    file = tmp_path / "scheduler.json"
+    file.write_text("{}")
+    assert "not both" in doctor("tcp://127.0.0.1:1", "--scheduler-file", str(file)).stderr
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan"])
+def test_what_is_no_timeout(timeout):
+    done = doctor("tcp://127.0.0.1:1", f"--timeout={timeout}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: --timeout {timeout}: expected seconds")
+
+
+def test_tls_without_certificates():
+    done = doctor("tls://127.0.0.1:1", "--timeout", "1")
+    assert done.returncode == 1
+    assert "is TLS configured?" in unwrapped(done.stdout)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_server_that_speaks_another_protocol():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        done = doctor(address, "--timeout", "1")
+    assert done.returncode == 1
+    assert f"none answers at {address}: no answer within 1 s" in unwrapped(done.stdout)
+
+
+def test_with_certificates_and_a_hanging_worker(tmp_path):
+    security = distributed.security.Security.temporary()
+    files = {}
+    for name, pem in (
+        ("--tls-ca-file", security.tls_ca_file),
+        ("--tls-cert", security.tls_client_cert),
+        ("--tls-key", security.tls_client_key),
+    ):
+        files[name] = tmp_path / name
+        files[name].write_text(pem)
+    with fastworker.LocalCluster(n_workers=2, dashboard_address=":0", security=security) as cluster:
+        nannies = list(cluster.workers.values())
+        options = [str(part) for pair in files.items() for part in pair]
+        worker = nannies[0].worker_address
+        report = json.loads(doctor(worker, "--json", *options).stdout)
+        (finding,) = report["cluster"]
+        assert f"its scheduler is {cluster.scheduler_address}" in finding["text"]
+        os.kill(nannies[0].pid, signal.SIGSTOP)
+        try:
+            done = doctor(cluster.scheduler_address, "--timeout", "3", *options)
+        finally:
+            os.kill(nannies[0].pid, signal.SIGCONT)
+        assert done.returncode == 0, done.stdout
+        assert f"cannot be looked at: no answer within 3 s ({worker})" in unwrapped(done.stdout)
+        assert "1 of 2 without a note or a problem" in unwrapped(done.stdout)
 
 
 @pytest.mark.parametrize(
