@@ -70,6 +70,12 @@ DEFAULT_SCHEDULER = "tcp://127.0.0.1:8786"
 CLOSE_TIMEOUT = 30.0
 
 
+@fail_hard  # type: ignore[untyped-decorator]
+async def gather_dep(worker: Worker, *transfer: Any) -> StateMachineEvent:
+    """A transfer from a peer. The reason of a close names it, as distributed's."""
+    return await worker._fetcher.fetch(*transfer)
+
+
 class Worker(Control, distributed.Worker):
     """``distributed.Worker`` on fastworker's native task state machine.
 
@@ -399,14 +405,10 @@ class Worker(Control, distributed.Worker):
             if total_nbytes is not None and not isinstance(total_nbytes, int):
                 deps = total_nbytes
             return self._gather_now(worker, to_gather, deps)
-        transfer: Coroutine[Any, Any, StateMachineEvent] = self._gather_dep(
-            worker, to_gather, total_nbytes, stimulus_id
+        transfer: Coroutine[Any, Any, StateMachineEvent] = gather_dep(
+            self, worker, to_gather, total_nbytes, stimulus_id
         )
         return transfer
-
-    @fail_hard  # type: ignore[untyped-decorator]
-    async def _gather_dep(self, *transfer: Any) -> StateMachineEvent:
-        return await self._fetcher.fetch(*transfer)
 
     def _finalize_metrics(
         self, stim: StateMachineEvent, ledger: DelayedMetricsLedger, span_id: str | None = None

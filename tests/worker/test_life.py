@@ -327,6 +327,18 @@ async def test_an_invalid_transition_is_reported_and_closes_the_worker(through):
             assert s.get_events("worker-fail-hard")
 
 
+@gen_test()
+async def test_a_transfer_that_breaks_closes_the_worker_under_distributeds_name(monkeypatch):
+    async with distributed.Scheduler(port=0, host="127.0.0.1", dashboard_address=":0") as s:
+        async with fastworker.Worker(s.address) as a:
+            monkeypatch.delattr(a._fetcher, "_worker")
+            with captured_logger("distributed.worker", level=logging.INFO) as log:
+                with pytest.raises(AttributeError):
+                    await a.gather_dep(s.address, ["x"], 1, stimulus_id="test")
+                await a.finished()
+            assert "Reason: worker-gather_dep-fail-hard" in log.getvalue()
+
+
 # shutdown
 
 
