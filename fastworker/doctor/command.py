@@ -110,8 +110,10 @@ def _address(scheduler: str | None, scheduler_file: str | None) -> str | None:
     if scheduler_file:
         try:
             with open(scheduler_file) as file:
-                address: str = json.load(file)["address"]
-                return address
+                address = json.load(file)["address"]
+            if not isinstance(address, str) or not address:
+                raise ValueError(address)
+            return address
         except (ValueError, KeyError, TypeError) as error:
             raise click.ClickException(
                 f"--scheduler-file {scheduler_file}: no scheduler wrote it, as it is no JSON with "

@@ -205,10 +205,8 @@ class Fetcher:
         except Exception as error:
             own_logger.exception("Cannot read the results from %s; fetching one by one", peer)
             if len(keys) == 1:
-                message = error_message(
-                    error.cause if isinstance(error, UnreadableResult) else error
-                )
-                return {}, dict.fromkeys(keys, message)
+                cause = error.cause if isinstance(error, UnreadableResult) else error
+                return {}, dict.fromkeys(keys, _described(cause))
         data: dict[Key, object] = {}
         bad: dict[Key, ErrorMessage] = {}
         for key in keys:
@@ -270,6 +268,15 @@ class Fetcher:
             assert failure is not None
             raise failure.with_traceback(traceback)
         return response
+
+
+def _described(error: Exception) -> ErrorMessage:
+    """``distributed.core.error_message``, also of an error that has no text."""
+    try:
+        return error_message(error)
+    except Exception:  # of the user's __str__ or __repr__
+        name = type(error).__name__
+        return error_message(RuntimeError(f"unpickling raised {name}, which cannot be described"))
 
 
 def _for_event(error: ErrorMessage) -> dict[str, Any]:

@@ -96,9 +96,10 @@ def test_what_is_no_address(address):
     assert done.stderr.startswith(f"Error: {address!r} is no address of a scheduler")
 
 
-def test_what_is_no_scheduler_file(tmp_path):
+@pytest.mark.parametrize("text", ["[]", "{}", "no", '{"address": 5}', '{"address": null}'])
+def test_what_is_no_scheduler_file(tmp_path, text):
     file = tmp_path / "scheduler.json"
-    file.write_text("[]")
+    file.write_text(text)
     done = doctor("--scheduler-file", str(file))
     assert done.returncode == 1
     assert f"--scheduler-file {file}: no scheduler wrote it" in done.stderr

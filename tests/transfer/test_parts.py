@@ -32,6 +32,24 @@ class Unwelcome:
         return int, ("not a number",)
 
 
+class Textless(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+def raise_textless():
+    raise Textless
+
+
+class UnwelcomeWithoutText:
+    """A result whose unpickling raises an error that cannot be described."""
+
+    def __reduce__(self):
+        return raise_textless, ()
+
+
 @pytest.fixture(params=["native", "tornado"])
 def between_two(request):
     """A decorator that runs ``async def test(here, there)``, with this make of connections."""
@@ -138,6 +156,15 @@ def test_what_cannot_be_read_takes_nothing_along(between_two):
             await until(lambda: here.data == {"x": 1, "y": 2} and "bad" not in here.state.tasks)
         assert "fetching one by one" in log.getvalue()
         assert ("gather-dep", "failed", "seconds") not in here.digests_total
+
+
+def test_an_error_without_a_text_takes_nothing_along(between_two):
+    @between_two
+    async def test(here, there):
+        there.put(bad=UnwelcomeWithoutText(), good=1)
+        event = await fetch(here, there, "bad", "good")
+        assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
+        assert "unpickling raised Textless" in event.unreadable["bad"]["exception_text"]
 
 
 def test_a_transfer_without_a_readable_result_counts_as_failed(between_two):
