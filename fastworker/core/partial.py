@@ -14,7 +14,7 @@ class GatherDepPartialEvent(GatherDepSuccessEvent):
     """A `GatherDep` instruction has ended; some of what came cannot be read.
 
     The tasks that wait for an unreadable result err with its error, and the worker lets go of the
-    key. To a state machine other than fastworker's it is a success that brought fewer keys.
+    key. For fastworker's state machine only.
     """
 
     __slots__ = ("unreadable",)

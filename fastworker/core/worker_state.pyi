@@ -3,7 +3,7 @@ from typing import Any, ClassVar
 
 from distributed.worker_state_machine import Instruction, StateMachineEvent
 
-from fastworker.core.messages import ComputeTask, FreeKeys
+from fastworker.core.messages import ComputeTask, FreeKeys, Success
 from fastworker.core.ready import ReadyQueue
 from fastworker.core.records import _Record
 from fastworker.core.state import State
@@ -19,7 +19,7 @@ class WorkerState(State):
 
     def handle_stimulus(self, *stims: StateMachineEvent) -> list[Instruction]: ...
     def handle_events(
-        self, stims: tuple[StateMachineEvent | ComputeTask | FreeKeys, ...]
+        self, stims: tuple[StateMachineEvent | ComputeTask | FreeKeys | Success, ...]
     ) -> list[_Record]: ...
     def _transitions(
         self, recommendations: Mapping[TaskState, _Finish], *, stimulus_id: str

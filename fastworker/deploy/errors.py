@@ -29,7 +29,7 @@ def one_line_for_errors(ports: Mapping[str, object]) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         logger.debug("Could not start", exc_info=True)
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(str(error) + _taken(error, ports)) from error
     except RuntimeError as error:
         if told_by_signal():
             # A signal ended a nanny that waited for its scheduler or worker: no error
@@ -99,8 +99,10 @@ def _with_causes(error: BaseException | None) -> str:
 
 def _taken(error: BaseException, ports: Mapping[str, object]) -> str:
     """The options that ask for a port, if the error is that another process has it."""
-    cause = error.__cause__
-    if not isinstance(cause, OSError) or cause.errno != errno.EADDRINUSE:
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "errno", None) != errno.EADDRINUSE:
+        cause = cause.__cause__
+    if cause is None:
         return ""
     given = [f"{option} {value}" for option, value in ports.items() if value not in (None, "")]
     return f" ({', '.join(given)})" if given else ""

@@ -147,13 +147,12 @@ def _compared(answer: dict[str, Any]) -> Iterator[Finding]:
     for node, information in nodes.items():
         if information is None:
             continue
-        host = {name: str(value) for name, value in information.get("packages", {}).items()}
-        for package, version in host.items():
-            by_package[package][version].append(node)
+        for package, version in information.get("packages", {}).items():
+            by_package[package][str(version)].append(node)
     differing = {package: where for package, where in by_package.items() if len(where) > 1}
     for package, where in differing.items():
-        text = "; ".join(f"{version} at {_listed(nodes)}" for version, nodes in where.items())
-        minors = {version.rsplit(".", 1)[0] for version in where}
+        text = "; ".join(f"{version} at {_listed(at)}" for version, at in where.items())
+        minors = {tuple(version.split(".")[:2]) for version in where}  # of Python: 3.11.7.final.0
         serious = package in MUST_AGREE and len(minors) > 1
         yield Finding(
             "versions",
@@ -233,12 +232,14 @@ async def clocks(asked: Asked) -> list[Finding]:
     before = time.time()
     clock = await asked.answer(asked.client.run_on_scheduler(time.time))
     off["scheduler"] = offset(before, clock, time.time())
-    before = time.time()
-    answers = await asyncio.gather(*(asked.of_worker(a, time.time) for a in asked.known))
-    after = time.time()
-    for address, clock in zip(asked.known, answers, strict=True):
+
+    async def ask(address: str) -> None:
+        before = time.time()  # of each question: a worker that hangs takes long
+        clock = await asked.of_worker(address, time.time)
         if isinstance(clock, float):
-            off[address] = offset(before, clock, after)
+            off[address] = offset(before, clock, time.time())
+
+    await asyncio.gather(*map(ask, asked.known))
     wrong = {node: seconds for node, seconds in off.items() if seconds > CLOCK_OFF}
     if not wrong:
         return [Finding("clocks", f"agree to {max([0.1, *off.values()]):.1f} s")]

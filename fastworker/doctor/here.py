@@ -219,7 +219,7 @@ def _file_system(directory: Path) -> str:
 
 
 def tls() -> Iterator[Finding]:
-    """Dask's TLS configuration: files that exist, belong together and have not expired."""
+    """Dask's TLS configuration: files that belong together, and a CA that has not expired."""
     get = dask.config.get
     ca = get("distributed.comm.tls.ca-file", None)
     pairs = {
@@ -249,6 +249,11 @@ def tls() -> Iterator[Finding]:
         yield Finding("TLS", f"certificates of {', '.join(given)}, CA {ca}")
 
 
+def _no_password() -> str:
+    """In the place of a prompt on the terminal of a worker."""
+    raise ValueError("the key is encrypted, and Dask has no setting for a password")
+
+
 def _wrong_files(ca: str | None, pairs: dict[str, tuple[str | None, str | None]]) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca:
@@ -259,7 +264,7 @@ def _wrong_files(ca: str | None, pairs: dict[str, tuple[str | None, str | None]]
             if ssl.cert_time_to_seconds(expires) < time.time():
                 yield f"CA {ca} expired at {expires}"
     for role, (cert, key) in pairs.items():
-        if error := _error_of(context.load_cert_chain, cert, key):
+        if error := _error_of(context.load_cert_chain, cert, key, _no_password):
             yield f"certificate of the {role}, {cert} with key {key}: {error}"
 
 

@@ -203,10 +203,11 @@ class Fetcher:
         except OSError:
             raise
         except Exception as error:
-            own_logger.exception("Cannot read the results from %s; fetching one by one", peer)
             if len(keys) == 1:
+                own_logger.exception("Cannot read a result from %s", peer)
                 cause = error.cause if isinstance(error, UnreadableResult) else error
                 return {}, dict.fromkeys(keys, _described(cause))
+            own_logger.exception("Cannot read the results from %s; fetching one by one", peer)
         data: dict[Key, object] = {}
         bad: dict[Key, ErrorMessage] = {}
         for key in keys:

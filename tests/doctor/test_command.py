@@ -13,7 +13,7 @@ import distributed.security
 import pytest
 
 import fastworker
-from fastworker.doctor.cluster import offset
+from fastworker.doctor.cluster import _compared, offset
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -166,3 +166,25 @@ def test_with_certificates_and_a_hanging_worker(tmp_path):
 )
 def test_offset_of_a_clock(before, clock, after, off):
     assert offset(before, clock, after) == off
+
+
+@pytest.mark.parametrize(
+    "package, here, there, level",
+    [
+        ("python", "3.11.7.final.0", "3.11.8.final.0", "note"),
+        ("python", "3.11.7.final.0", "3.12.1.final.0", "problem"),
+        ("distributed", "2026.8.0", "2026.7.1", "problem"),
+        ("numpy", "1.26.0", "2.1.0", "note"),
+        ("numpy", "2.1.0", None, "note"),
+    ],
+)
+def test_versions_that_differ(package, here, there, level):
+    same = {"packages": {"distributed": "2026.8.0", package: here}}
+    other = {"packages": {"distributed": "2026.8.0", package: there}}
+    answer = {"scheduler": same, "client": same, "workers": {"tcp://w:1": other, "tcp://w:2": None}}
+    (finding,) = _compared(answer)
+    assert (finding.level, package in finding.text, "tcp://w:1" in finding.text) == (
+        level,
+        True,
+        True,
+    )
