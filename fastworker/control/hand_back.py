@@ -33,7 +33,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from distributed.core import Status
-from distributed.worker_state_machine import FreeKeysEvent
 
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import (
@@ -90,8 +89,7 @@ class HandBack:
         if keys:
             stimulus_id = new_stimulus_id("hand-back")
             # The lock is not held: this may spill, or call plugins
-            worker.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
-            worker._reschedule(keys, stimulus_id)
+            worker._free(keys, keys, stimulus_id)
             logger.warning(
                 "Worker has been paused for %g s or more. Handing back to the scheduler what it "
                 "has not begun: %s",

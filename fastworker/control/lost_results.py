@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distributed.worker_state_machine import FreeKeysEvent
-
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import (
     Steering,
@@ -43,8 +41,7 @@ def drop_lost(worker: Steering, key: Key, reason: str) -> None:
     logger.error("A result is lost: %s. The scheduler has it computed again.", reason)
     stimulus_id = new_stimulus_id("lost-result")
     # The lock is not held: this may call plugins
-    worker.handle_stimulus(FreeKeysEvent(keys=[key, *dependents], stimulus_id=stimulus_id))
-    worker._reschedule(dependents, stimulus_id)
+    worker._free([key, *dependents], dependents, stimulus_id)
 
 
 def _needing(worker: Steering, key: Key) -> list[Key] | None:

@@ -151,12 +151,16 @@ class Steering:
         tasks that have not run yet.
         """
         rerun = [ts.key for ts in tasks if wanted_here(ts)]
-        event = FreeKeysEvent(keys=[ts.key for ts in tasks], stimulus_id=stimulus_id)
+        keys = [ts.key for ts in tasks]
         if report:
-            self.handle_stimulus(event)
-            self._reschedule(rerun, stimulus_id)
+            self._free(keys, rerun, stimulus_id)
         else:
-            self._drive_unreported(event)
+            self._drive_unreported(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
+
+    def _free(self, keys: list[Key], rerun: Iterable[Key], stimulus_id: str) -> None:
+        """Let go of keys, with the scheduler told, and ask it to have tasks run again."""
+        self.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
+        self._reschedule(rerun, stimulus_id)
 
     def _reschedule(self, keys: Iterable[Key], stimulus_id: str) -> None:
         """Ask the scheduler to have tasks run again, on this worker or another.
