@@ -181,13 +181,14 @@ def descriptors(in_use: bool) -> Iterator[Finding]:
 def scratch(directory: Path) -> Iterator[Finding]:
     """The directory that results are spilled to."""
     try:
-        room = psutil.disk_usage(str(_existing(directory))).free
+        there = _existing(directory)
+        room = psutil.disk_usage(str(there)).free
     except OSError as error:
         yield Finding("scratch", f"{directory}: {error}", "problem", _SCRATCH)
         return
-    kind = _file_system(directory)
+    kind = _file_system(there)
     text = f"{directory} ({kind or 'unknown file system'}, {format_bytes(room)} free)"
-    if not _existing(directory).is_dir() or not os.access(_existing(directory), os.W_OK):
+    if not there.is_dir() or not os.access(there, os.W_OK):
         yield Finding("scratch", f"{text} cannot be written to", "problem", _SCRATCH)
     elif kind in IN_MEMORY:
         yield Finding("scratch", f"{text}: what is spilled stays in memory", "note", _SCRATCH)
@@ -212,7 +213,7 @@ def _existing(directory: Path) -> Path:
 
 
 def _file_system(directory: Path) -> str:
-    real = str(_existing(directory).resolve())
+    real = str(directory.resolve())
     mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
     above = [mount for mount in mounts if real == mount or real.startswith(mount.rstrip("/") + "/")]
     return mounts[max(above, key=len)] if above else ""
