@@ -24,7 +24,7 @@ MAY_KNOW = {
     "monitoring": "_version config core comm execution",
     "worker": "config core comm data link transfer execution control monitoring",
     "nanny": "comm control link worker",
-    "deploy": "_version config control nanny scheduler worker",
+    "deploy": "_version control nanny scheduler worker",
     "__init__": "_version comm core nanny scheduler worker deploy",
     "doctor": "config comm scheduler deploy __init__",
     "demo": "__init__",

@@ -8,14 +8,10 @@ from typing import Any
 
 import distributed
 
-from fastworker.config.logs import get_logger
 from fastworker.deploy.lane import add_lane
 from fastworker.nanny import Nanny
-from fastworker.scheduler import low_latency_client
-from fastworker.scheduler.settings import LowLatencySettings
+from fastworker.scheduler import quicken_as_configured
 from fastworker.worker import Worker
-
-logger = get_logger("deploy")
 
 
 class LocalCluster(distributed.LocalCluster):
@@ -79,11 +75,7 @@ class LocalCluster(distributed.LocalCluster):
         """The client of this cluster, with the low-latency lane; it is made if there is none."""
         client: distributed.Client = super().get_client()
         if self.lane:
-            try:
-                if LowLatencySettings.load().client:
-                    low_latency_client(client)
-            except (ValueError, NotImplementedError) as error:
-                logger.error("This client runs without the low-latency lane: %s", error)
+            quicken_as_configured(client)
         return client
 
 

@@ -28,6 +28,8 @@ __all__ = ["LowLatency", "LowLatencyClient", "dask_setup", "dask_teardown", "low
 
 logger = get_logger("scheduler")
 
+WITHOUT = "This %s runs without the low-latency lane: %s"
+
 
 async def dask_setup(server: Any) -> None:
     """Called by Dask when this module is preloaded into a scheduler or a client.
@@ -48,16 +50,28 @@ async def dask_setup(server: Any) -> None:
             type(server).__name__,
         )
         return
+    if isinstance(server, Client):
+        quicken_as_configured(server)
+        return
     try:
-        if isinstance(server, Scheduler):
-            plugin = LowLatency()
-            await plugin.start(server)
-            server.add_plugin(plugin)
-        elif LowLatencySettings.load().client:
-            low_latency_client(server)
+        plugin = LowLatency()
+        await plugin.start(server)
+        server.add_plugin(plugin)
     except (ValueError, NotImplementedError) as error:
-        kind = "scheduler" if isinstance(server, Scheduler) else "client"
-        logger.error("This %s runs without the low-latency lane: %s", kind, error)
+        logger.error(WITHOUT, "scheduler", error)
+
+
+def quicken_as_configured(client: Client) -> None:
+    """Make a client quick, if ``fastworker.low-latency.client`` says so.
+
+    With a bad value in the configuration, or in a distributed that the lane does not know, it runs
+    without the lane, and the log has an error that says so.
+    """
+    try:
+        if LowLatencySettings.load().client:
+            low_latency_client(client)
+    except (ValueError, NotImplementedError) as error:
+        logger.error(WITHOUT, "client", error)
 
 
 async def dask_teardown(server: Any) -> None:
