@@ -149,6 +149,8 @@ class Moves(Steering):
             raise exception
         except BaseException as error:
             message = error_message(error)
+        finally:
+            del exception  # its traceback holds this frame
         finish = (
             "error",
             message["exception"],

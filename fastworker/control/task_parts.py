@@ -162,7 +162,10 @@ def apply_function(
         raise
     except BaseException as error:
         stop = time()
-        outcome = {**error_message(error), "op": "task-erred", "actual_exception": error}
+        outcome = {**error_message(error), "op": "task-erred"}
+        # Without this frame, which holds the outcome
+        assert error.__traceback__ is not None
+        outcome["actual_exception"] = error.with_traceback(error.__traceback__.tb_next)
     else:
         stop = time()
         outcome = {

@@ -35,7 +35,9 @@ class ReportPacker(MessagePacker):
         try:
             return self.pack(message)
         except Exception as error:
-            first = error
+            return self._pack_poorer(message, error)
+
+    def _pack_poorer(self, message: Any, first: Exception) -> bytes | None:
         name = describe(message)
         for poorer, loss in poorer_forms(message, first):
             try:

@@ -53,13 +53,19 @@ async def _reason(address: str, connection_args: Mapping[str, Any]) -> str:
         pass
     try:
         comm = await connect(address, timeout=ANSWER, **connection_args)
-    except OSError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        return f": {cause}" if str(cause) else ""
+    except Exception as error:  # what listens there may be anything, and may send anything
+        return f": {_first_cause(error)}"
     comm.abort()
     return ""
+
+
+def _first_cause(error: BaseException) -> str:
+    """The text of the first error of a chain of causes; without one, as a timeout, of a later."""
+    text = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        text = str(error) or text
+    return text
 
 
 @contextlib.contextmanager

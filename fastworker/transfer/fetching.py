@@ -205,8 +205,7 @@ class Fetcher:
         except Exception as error:
             if len(keys) == 1:
                 own_logger.exception("Cannot read a result from %s", peer)
-                cause = error.cause if isinstance(error, UnreadableResult) else error
-                return {}, dict.fromkeys(keys, _described(cause))
+                return {}, dict.fromkeys(keys, _described(error))
             own_logger.exception("Cannot read the results from %s; fetching one by one", peer)
         data: dict[Key, object] = {}
         bad: dict[Key, ErrorMessage] = {}
@@ -272,9 +271,9 @@ class Fetcher:
 
 
 def _described(error: Exception) -> ErrorMessage:
-    """``distributed.core.error_message``, also of an error that has no text."""
+    """``distributed.core.error_message`` of an unreadable result, even if the error has no text."""
     try:
-        return error_message(error)
+        return error_message(error.cause if isinstance(error, UnreadableResult) else error)
     except Exception:  # of the user's __str__ or __repr__
         name = type(error).__name__
         return error_message(RuntimeError(f"unpickling raised {name}, which cannot be described"))

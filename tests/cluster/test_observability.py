@@ -103,7 +103,9 @@ def test_profile(stock, ours):
         assert seen["spin"] > 0 and "count_up" in seen
         for function in ("pull", "run", "_worker", "_bootstrap", "_run_task"):
             assert function not in seen
-    assert set(functions(ours.profile_of_key)) == set(functions(stock.profile_of_key))
+    # distributed's threads measure a result where the profiler may see them
+    seen = functions(stock.profile_of_key).keys()
+    assert {"__call__", "spin", "count_up"} <= functions(ours.profile_of_key).keys() <= seen
     assert "wait_for_file" in functions(ours.profile)
     # Of the event loop; distributed does not look at it on Python 3.11
     assert (ours.server_profile["count"] > 0) == (stock.server_profile["count"] > 0)

@@ -118,6 +118,23 @@ async def test_it_says_that_it_waits_for_the_scheduler():
     assert "_say_what_it_waits_for" not in repr(asyncio.all_tasks())
 
 
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 100, b""])
+@gen_test()
+async def test_it_says_that_what_it_waits_for_is_no_scheduler(greeting):
+    async def greet(reader, writer):
+        writer.write(greeting)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1") as server:
+        host, port = server.sockets[0].getsockname()
+        worker = fastworker.Worker(f"tcp://{host}:{port}", death_timeout="1.5s")
+        with captured_logger("distributed.worker", level=logging.WARNING) as log:
+            with pytest.raises((asyncio.TimeoutError, RuntimeError, OSError, MemoryError)):
+                await worker
+    assert log.getvalue().count(f"Still waiting for a scheduler at tcp://{host}:{port}: ") == 1
+
+
 @gen_test()
 async def test_it_joins_the_scheduler_on_port_8786():
     try:
