@@ -27,7 +27,7 @@ MAY_KNOW = {
     "deploy": "_version control nanny scheduler worker",
     "__init__": "_version comm core nanny scheduler worker deploy",
     "doctor": "config comm scheduler deploy __init__",
-    "demo": "__init__",
+    "demo": "__init__ scheduler",
     "cli": "_version comm link nanny deploy demo doctor",
     "__main__": "cli",
 }

@@ -13,6 +13,7 @@ from distributed import Client
 
 import fastworker
 from fastworker.demo.launcher import HOST, START_TIMEOUT, Kind, Launcher, Process, ProcessEnded
+from fastworker.scheduler import LowLatency, low_latency_client
 
 
 class DemoError(Exception):
@@ -20,18 +21,20 @@ class DemoError(Exception):
 
 
 class Cluster:
-    """distributed's scheduler and worker processes of one kind, which is the cluster's name too.
+    """distributed's scheduler and worker processes of one kind.
 
-    Everything the processes write, their logs included, goes below ``directory``.
+    ``lane`` says whether the scheduler and the client have the low-latency lane. Everything the
+    processes write, their logs included, goes below ``directory``.
     """
 
-    def __init__(self, kind: Kind, directory: Path) -> None:
-        self.name = kind
+    def __init__(self, kind: Kind, directory: Path, lane: bool = False) -> None:
+        self.name = f"{kind} + lane" if lane else str(kind)
         self.kind = kind
+        self.lane = lane
         self.workers: list[Process] = []
         self.address = ""
         self._client: Client | None = None
-        directory = directory / kind
+        directory = directory / self.name.replace(" + ", "-")
         directory.mkdir()
         self._launcher = Launcher(directory, _environment())
         self._launcher.stop_timeout = 5.0  # the user waits, and nothing of the demo needs saving
@@ -59,9 +62,12 @@ class Cluster:
             self.address = scheduler.address
             for number in range(n_workers):
                 options = ["--nthreads", str(n_threads), "--no-nanny"]
-                options += ["--name", f"{self.name}-{number}"]
+                options += ["--name", f"{self.kind}-{number}"]
                 self.workers.append(self._launcher.worker(self.address, *options, kind=self.kind))
             self._client = Client(self.address, timeout=START_TIMEOUT, set_as_default=False)
+            if self.lane:
+                self._client.register_plugin(LowLatency())
+                low_latency_client(self._client)
             self._launcher.await_workers(self._client, n_workers)
 
     def dashboard(self) -> str:
@@ -99,10 +105,10 @@ class Cluster:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Turn an error of a process into a DemoError that names the cluster."""
+        """Turn an error of a process or of the lane into a DemoError that names the cluster."""
         try:
             yield
-        except (ProcessEnded, TimeoutError) as error:
+        except (ProcessEnded, TimeoutError, NotImplementedError, ValueError) as error:
             raise DemoError(f"{self.name}: {error}") from error
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastworker import __version__
 from fastworker.demo.cluster import Cluster, DemoError
 from fastworker.demo.comparison import compare, comparison_table, watch
+from fastworker.demo.launcher import Kind
 from fastworker.demo.stages import STAGES, Stage
+
+#: Below the table.
+LEGEND = """wall: of the whole cluster; CPU: of the worker processes
+the lane is in the scheduler and in the client, and this puts it there:
+  scheduler  'fastworker scheduler', or dask scheduler --preload fastworker.scheduler
+  client     fastworker.scheduler.low_latency_client(client)
+  both       fastworker.LocalCluster() and its get_client()"""
 
 
 class _Terminated(BaseException):
@@ -39,14 +47,14 @@ class _Terminated(BaseException):
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="How much work there is; 1 is some seconds for each kind of it.",
+    help="How much work there is; 1 is a second or two for each kind of it on stock workers.",
 )
 @click.option(
     "--compare/--no-compare",
     "with_stock",
     default=True,
     show_default=True,
-    help="Run the same work on stock workers too.",
+    help="Run the same work on stock workers, and without the lane, too.",
 )
 @click.option(
     "--rounds",
@@ -89,8 +97,9 @@ def demo_command(
 ) -> None:
     """Start a Dask scheduler and fastworker processes on this machine and run real work on them.
 
-    The results are checked, and a wrong one is an error. Then the same work runs on stock
-    workers, which are those of 'dask worker', in turns with ours, and a table shows what it took.
+    The scheduler and the client have the low-latency lane. The results are checked, and a wrong one
+    is an error. Then the same work runs on fastworker without the lane and on stock workers, which
+    are those of 'dask worker', and a table shows what it took.
     """
     console = Console(highlight=False)
     try:
@@ -103,23 +112,25 @@ def demo_command(
             stages = _stages(console, scale)
             has_bokeh = _has_bokeh(console)
 
-            dashboard_ports = (dashboard_port, 0) if has_bokeh else (None, None)
+            def start(kind: Kind, lane: bool, port: int, dashboard_port: int) -> Cluster:
+                cluster = Cluster(kind, directory, lane)
+                stack.callback(_stop, cluster)
+                cluster.start(workers, threads, port, dashboard_port if has_bokeh else None)
+                return cluster
 
-            ours = Cluster("fastworker", directory)
-            stack.callback(_stop, ours)
-            ours.start(workers, threads, port, dashboard_ports[0])
-            console.print(f"scheduler  {ours.address}")
+            ours = start("fastworker", True, port, dashboard_port)
+            console.print(f"scheduler  {ours.address} with the low-latency lane")
             if has_bokeh:
                 console.print(f"dashboard  {ours.dashboard()}")
             console.print(f"workers    {workers} processes, --nthreads {threads} each")
             _show(console, stages, ours, timeout)
 
             if with_stock:
-                stock = Cluster("stock", directory)
-                stack.callback(_stop, stock)
-                stock.start(workers, threads, 0, dashboard_ports[1])
+                without_lane = start("fastworker", False, 0, 0)
+                _show(console, stages, without_lane, timeout)
+                stock = start("stock", False, 0, 0)
                 _show(console, stages, stock, timeout)
-                _measure(console, stages, stock, ours, rounds, timeout)
+                _measure(console, stages, [stock, without_lane, ours], rounds, timeout)
             if hold:
                 console.print("the cluster stays up until Ctrl-C")
                 _hold(ours)
@@ -195,37 +206,33 @@ def _show(console: Console, stages: list[Stage], cluster: Cluster, timeout: floa
             bar = progress.add_task(stage.name, total=None)
             update = functools.partial(progress.update, bar)
             tasks, seconds = watch(stage, cluster, timeout, update)
-        console.print(f"  {stage.name:<15} {tasks:>6} tasks  {seconds:6.2f} s  right")
+        console.print(f"  {stage.name:<16} {tasks:>5} tasks  {seconds:6.2f} s  right")
 
 
 def _measure(
     console: Console,
-    stages: list[Stage],
-    stock: Cluster,
-    ours: Cluster,
+    stages: Sequence[Stage],
+    clusters: Sequence[Cluster],
     rounds: int,
     timeout: float,
 ) -> None:
     with _progress(console, counted=False) as progress:
-        bar = progress.add_task("in turns", total=2 * rounds * len(stages))
+        bar = progress.add_task("in turns", total=len(clusters) * rounds * len(stages))
         costs = compare(
             stages,
-            [ours, stock],
+            clusters,
             rounds,
             timeout,
             lambda number: console.print(f"[bold]round {number} of {rounds}[/bold], in turns"),
             lambda: progress.advance(bar),
         )
-    console.print(comparison_table(costs, stock.name, ours.name))
+    console.print(comparison_table(costs))
     kind = (
         "one round"
         if rounds == 1
         else f"{'better' if rounds == 2 else 'median'} of {rounds} rounds"
     )
-    console.print(
-        f"all results right, {kind}; ratio above 1: fastworker takes less\n"
-        "wall: of the whole cluster; CPU: of the worker processes"
-    )
+    console.print(f"all results right, {kind}\n{LEGEND}", soft_wrap=True)
 
 
 def _hold(cluster: Cluster) -> None:

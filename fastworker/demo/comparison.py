@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distributed import Future
 from distributed import wait as wait_for_futures
+from rich import box
 from rich.table import Table
 
 from fastworker.demo.cluster import Cluster, DemoError
 from fastworker.demo.stages import Stage
 
 WATCH_INTERVAL = 0.1  # seconds between two looks at the scheduler's counts
+RATIO_WIDTH = 11  # of a column of the table: a figure and its ratio
 CHECK_INTERVAL = 2.0  # seconds between two looks at whether all processes live
 
 
@@ -51,15 +52,13 @@ def watch(stage: Stage, cluster: Cluster, timeout: float, progress: Progress) ->
     """
     client = cluster.client
     before, _ = client.run_on_scheduler(task_counts)
-    start = time.monotonic()
-    with client.as_current():
-        futures = stage.start(client)
-    while not all(future.done() for future in futures):
+
+    def tell() -> None:
         ended, left = client.run_on_scheduler(task_counts)
         progress(completed=ended - before, total=ended - before + left or None)
-        _check(stage, cluster, start, timeout)
-        time.sleep(WATCH_INTERVAL)
-    results = _collect(stage, cluster, futures)
+
+    start = time.monotonic()
+    results = _run(stage, cluster, timeout, WATCH_INTERVAL, tell)
     seconds = time.monotonic() - start
     stage.check(results)
     ended = client.run_on_scheduler(task_counts)[0] - before
@@ -71,19 +70,44 @@ def measure(stage: Stage, cluster: Cluster, timeout: float) -> Cost:
     """Run a stage with nothing beside it and check its results. Raises DemoError."""
     cpu = cluster.cpu_seconds()
     start = time.monotonic()
-    # Each cluster has a client; code that is not told which one takes the current one.
-    with cluster.client.as_current():
-        futures = stage.start(cluster.client)
-        while True:
-            try:
-                wait_for_futures(futures, timeout=CHECK_INTERVAL)
-                break
-            except (TimeoutError, asyncio.TimeoutError):  # one and the same from 3.11 on
-                _check(stage, cluster, start, timeout)
-    results = _collect(stage, cluster, futures)
+    results = _run(stage, cluster, timeout, CHECK_INTERVAL, lambda: None)
     cost = Cost(time.monotonic() - start, cluster.cpu_seconds() - cpu)
     stage.check(results)
     return cost
+
+
+def _run(
+    stage: Stage,
+    cluster: Cluster,
+    timeout: float,
+    interval: float,
+    look: Callable[[], None],
+) -> list[Any]:
+    """The results of a stage. Every ``interval`` seconds that it waits, ``look`` is called.
+
+    Raises DemoError when a task fails, a process has ended, or it takes longer than ``timeout``.
+    """
+    start = time.monotonic()
+    results: list[Any] = []
+    # Each cluster has a client; code that is not told which one takes the current one.
+    with cluster.client.as_current():
+        for futures in stage.steps(cluster.client):
+            while True:
+                try:
+                    wait_for_futures(futures, timeout=interval)
+                    break
+                except (TimeoutError, asyncio.TimeoutError):  # one and the same from 3.11 on
+                    look()
+                    cluster.check()
+                    if time.monotonic() - start > timeout:
+                        raise DemoError(
+                            f"{stage.name} did not end within {timeout:g} s on {cluster.name}"
+                        ) from None
+            try:
+                results += cluster.client.gather(futures)
+            except Exception as error:
+                raise DemoError(f"{stage.name} failed on {cluster.name}: {error!r}") from error
+    return results
 
 
 def compare(
@@ -116,46 +140,51 @@ def compare(
     }
 
 
-def comparison_table(costs: dict[tuple[str, str], Cost], stock: str, ours: str) -> Table:
-    """distributed's workers beside ours with their ratios, one row a stage and one for the sum."""
-    table = Table(title="The same work on stock workers and on fastworker")
-    table.add_column("work")
-    for what in ("wall s", "CPU s"):
-        table.add_column(f"{what}\nstock", justify="right")
-        table.add_column("\nfastworker", justify="right")
-        table.add_column("\nratio", justify="right", style="bold")
-    names = list(dict.fromkeys(stage for stage, _ in costs))
-    rows = [(name, costs[name, stock], costs[name, ours]) for name in names]
-    for name, theirs, mine in rows:
-        table.add_row(name, *_cells(theirs, mine))
-    table.add_section()
-    table.add_row(
-        "all",
-        *_cells(
-            Cost(sum(row[1].wall for row in rows), sum(row[1].cpu for row in rows)),
-            Cost(sum(row[2].wall for row in rows), sum(row[2].cpu for row in rows)),
-        ),
+def comparison_table(costs: dict[tuple[str, str], Cost]) -> Table:
+    """What each cluster took, one row a stage and one for the sum.
+
+    The first cluster is the one to compare with: the figures of the others have their ratios to it,
+    which are above 1 where they took less.
+    """
+    stages = list(dict.fromkeys(stage for stage, _ in costs))
+    first, *others = dict.fromkeys(cluster for _, cluster in costs)
+    table = Table(
+        title=f"The same work on each cluster, and how many times less than on {first} it takes",
+        box=box.SIMPLE,
+        show_edge=False,
+        padding=0,
     )
+    table.add_column("work", no_wrap=True)
+    for what in ("wall s", "CPU s"):
+        table.add_column(f"{what}\n{first}", justify="right", min_width=6)
+        for name in others:
+            table.add_column(name, justify="right", vertical="bottom", max_width=RATIO_WIDTH)
+
+    def add_row(title: str, taken: dict[str, Cost]) -> None:
+        cells = [title]
+        for figures in (
+            {name: cost.wall for name, cost in taken.items()},
+            {name: cost.cpu for name, cost in taken.items()},
+        ):
+            cells.append(f"{figures[first]:.2f}")
+            cells += [_beside(figures[first], figures[name]) for name in others]
+        table.add_row(*cells)
+
+    for stage in stages:
+        add_row(stage, {name: costs[stage, name] for name in (first, *others)})
+    table.add_section()
+    sums = {
+        name: Cost(
+            sum(costs[stage, name].wall for stage in stages),
+            sum(costs[stage, name].cpu for stage in stages),
+        )
+        for name in (first, *others)
+    }
+    add_row("all", sums)
     return table
 
 
-def _cells(theirs: Cost, mine: Cost) -> list[str]:
-    cells = []
-    for stock, ours in ((theirs.wall, mine.wall), (theirs.cpu, mine.cpu)):
-        ratio = f"{stock / ours:.2f}" if ours > 0 else "-"
-        cells += [f"{stock:.2f}", f"{ours:.2f}", ratio]
-    return cells
-
-
-def _collect(stage: Stage, cluster: Cluster, futures: list[Future]) -> list[Any]:
-    try:
-        results: list[Any] = cluster.client.gather(futures)
-    except Exception as error:
-        raise DemoError(f"{stage.name} failed on {cluster.name}: {error!r}") from error
-    return results
-
-
-def _check(stage: Stage, cluster: Cluster, start: float, timeout: float) -> None:
-    cluster.check()
-    if time.monotonic() - start > timeout:
-        raise DemoError(f"{stage.name} did not end within {timeout:g} s on {cluster.name}")
+def _beside(reference: float, figure: float) -> str:
+    """A figure with how many times the reference is of it."""
+    ratio = f"{reference / figure:.1f}x" if figure > 0 else "-"
+    return f"{figure:.2f} [bold]{ratio:>5}[/bold]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from distributed import Client, Future
@@ -18,8 +18,7 @@ class WrongResult(DemoError):
 
 
 class Stage:
-    """One piece of work. ``scale`` 1 is a few seconds on two slow cores with distributed's
-    workers."""
+    """One piece of work. ``scale`` 1 is a second or two on two cores with distributed's workers."""
 
     name: ClassVar[str]
     #: modules that it takes, beside what fastworker itself depends on
@@ -35,6 +34,13 @@ class Stage:
     def start(self, client: Client) -> list[Future]:
         """Submit everything; the results of what it returns go to ``check``."""
         raise NotImplementedError
+
+    def steps(self, client: Client) -> Iterator[list[Future]]:
+        """Submit the work, step by step; the caller takes the results of each before the next.
+
+        There is one step, unless a stage is about what comes between steps.
+        """
+        yield self.start(client)
 
     def check(self, results: Sequence[Any]) -> None:
         """Raise WrongResult unless ``results`` are right."""
@@ -72,11 +78,45 @@ class Map(Stage):
                 )
 
     def _numbers(self) -> range:
-        return range(1, 1 + max(10, round(1500 * self.scale)))
+        return range(1, 1 + max(10, round(1000 * self.scale)))
 
 
 def square(number: int) -> int:
     return number * number
+
+
+class Submit(Stage):
+    """One task after another, each submitted when the result of the last one is here."""
+
+    name = "submit to result"
+
+    def steps(self, client: Client) -> Iterator[list[Future]]:
+        for number in range(self._tasks()):
+            yield [client.submit(square, number, pure=False)]
+
+    def check(self, results: Sequence[Any]) -> None:
+        self._compare(list(results), [number * number for number in range(self._tasks())])
+
+    def _tasks(self) -> int:
+        return max(10, round(100 * self.scale))
+
+
+class Chain(Stage):
+    """Tasks that each take the result of the one before; the client asks for the last result."""
+
+    name = "chain"
+
+    def start(self, client: Client) -> list[Future]:
+        last = client.submit(square, 0, pure=False)
+        for number in range(1, self._length()):
+            last = client.submit(operator.add, last, number, pure=False)
+        return [last]
+
+    def check(self, results: Sequence[Any]) -> None:
+        self._compare(results[0], sum(range(self._length())))
+
+    def _length(self) -> int:
+        return max(10, round(200 * self.scale))
 
 
 class Tree(Stage):
@@ -96,7 +136,7 @@ class Tree(Stage):
         self._compare(results[0], last * (last + 1) * (2 * last + 1) // 6)
 
     def _leaves(self) -> int:
-        return max(10, round(600 * self.scale))
+        return max(10, round(400 * self.scale))
 
 
 class Array(Stage):
@@ -131,7 +171,7 @@ class Array(Stage):
             raise WrongResult(f"{self.name}: wrong result: {largest}, expected {x.max()}")
 
     def _side(self) -> int:
-        return self.CHUNK * max(2, round(12 * math.sqrt(self.scale)))
+        return self.CHUNK * max(2, round(10 * math.sqrt(self.scale)))
 
 
 def make_orders(part: int, rows: int) -> Any:
@@ -190,7 +230,7 @@ class DataFrame(Stage):
     def _size(self) -> tuple[int, int]:
         """The numbers of parts of either table, and of orders in a part."""
         side = math.sqrt(self.scale)
-        return max(2, round(16 * side)), max(100, round(40_000 * side))
+        return max(2, round(12 * side)), max(100, round(40_000 * side))
 
 
-STAGES: tuple[type[Stage], ...] = (Map, Tree, Array, DataFrame)
+STAGES: tuple[type[Stage], ...] = (Map, Submit, Chain, Tree, Array, DataFrame)

@@ -188,6 +188,7 @@ def test_help(option):
     assert done.stdout.startswith("Usage: fastworker [OPTIONS] [SCHEDULER]")
     assert "fastworker.Worker" in done.stdout
     assert "fastworker demo" in done.stdout
+    assert "low-latency lane" in " ".join(done.stdout.split())
 
 
 def test_it_has_the_options_of_dask_worker():

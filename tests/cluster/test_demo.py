@@ -16,8 +16,10 @@ from click.testing import CliRunner
 from distributed import Client
 
 from fastworker.demo import command, stages
+from fastworker.demo.cluster import Cluster
 from fastworker.demo.command import demo_command
 from fastworker.demo.launcher import wait_for
+from fastworker.scheduler import LowLatency, LowLatencyClient
 
 TIMEOUT = 100
 SMALL = ["--scale=0.05", "--rounds=1", "--dashboard-port=0"]
@@ -52,17 +54,50 @@ def start_demo(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_runs_and_compares(start_demo):
     process = start_demo(*SMALL)
     out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, out + err
     assert re.search(r"dashboard +http://127\.0\.0\.1:\d+/status", out)
-    for name in ("map", "tree reduction", "dask.array", "dask.dataframe"):
-        assert len(re.findall(rf"{name} +\d+ tasks .* right", out)) == 2
-        # A row of the table: two figures and their ratio, for time and for CPU.
-        assert re.search(rf"{name}( +│ +([\d.]+|-)){{6}} ", out)
+    # A row of the table: stock's figure, and two more with their ratios, for time and for CPU.
+    figures = r"( +[\d.]+( +[\d.]+ +([\d.]+x|-)){2}){2} *\n"
+    names = [stage.name for stage in stages.STAGES]
+    assert {"map", "submit to result", "chain"} < set(names)
+    for name in names:
+        assert len(re.findall(rf"{name} +\d+ tasks .* right", out)) == 3
+        assert re.search(rf"^{name}{figures}", out, re.MULTILINE)
+    assert re.search(rf"^all{figures}", out, re.MULTILINE)
+    assert re.search(r"stock +fastworker +\+ lane +stock +fastworker +\+ lane", out)
     assert "round 1 of 1" in out
     assert "all results right" in out
+    assert "fastworker scheduler" in out
+
+
+def test_the_lane_is_where_it_says(tmp_path):
+    with_lane, without = (Cluster("fastworker", tmp_path, lane) for lane in (True, False))
+    try:
+        for cluster in (with_lane, without):
+            cluster.start(1, 1, dashboard_port=None)
+            plugins = cluster.client.run_on_scheduler(
+                lambda dask_scheduler: list(dask_scheduler.plugins)
+            )
+            assert (LowLatency.name in plugins) is cluster.lane
+            assert (LowLatencyClient.of(cluster.client) is not None) is cluster.lane
+    finally:
+        with_lane.stop()
+        without.stop()
+
+
+def test_a_lane_that_cannot_be_is_an_error(start_demo):
+    """The scheduler says what is wrong with its configuration."""
+    process = start_demo(
+        *SMALL, "--workers=1", env={"DASK_FASTWORKER__LOW_LATENCY__QUEUE_DEPTH": "many"}
+    )
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert re.search(r"^Error: fastworker \+ lane: fastworker\.low-latency\.queue-depth.*many", err)
+    assert "Traceback" not in err
 
 
 def test_without_optional_packages(start_demo, tmp_path):
@@ -113,7 +148,7 @@ def test_failing_task_is_an_error(monkeypatch):
     monkeypatch.setattr(command, "STAGES", (Failing,))
     result = CliRunner().invoke(demo_command, ["--scale=0.001", "--no-compare", "--workers=1"])
     assert result.exit_code == 1
-    assert "map failed on fastworker: JSONDecodeError" in result.output
+    assert "map failed on fastworker + lane: JSONDecodeError" in result.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
