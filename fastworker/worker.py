@@ -444,9 +444,12 @@ class Worker(Control, distributed.Worker):
             self.memory_manager.data = self.state.data = store
 
     def _spill_excess(self) -> None:
-        """Spill what the last events have put into memory beyond its target."""
+        """Spill what the last events have put into memory beyond its target.
+
+        Does nothing while the calling thread holds the core's lock: it calls this again without.
+        """
         data = self.data
-        if type(data) is Store and data.fast.over_target:
+        if type(data) is Store and data.fast.over_target and not self._holds_lock():
             data.spill_excess()
 
     # Tasks
@@ -478,6 +481,16 @@ class Worker(Control, distributed.Worker):
             self._spill_excess()
         except Exception as error:
             self._report_broken_state(error, [stim.key for stim in stims if hasattr(stim, "key")])
+            raise
+
+    @fail_hard  # type: ignore[untyped-decorator]
+    def _follow(self) -> None:
+        """Carry out what was decided under the core's lock, unless this thread holds it still."""
+        try:
+            self._engine.follow()
+            self._spill_excess()
+        except Exception as error:
+            self._report_broken_state(error)
             raise
 
     @fail_hard  # type: ignore[untyped-decorator]

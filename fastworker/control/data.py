@@ -20,9 +20,8 @@ from distributed.worker_state_machine import (
 )
 
 from fastworker.control import checks
-from fastworker.control.steering import Steering, locked, new_stimulus_id, users
+from fastworker.control.steering import Steering, lock_of, locked, new_stimulus_id, users
 from fastworker.control.views import by_priority
-from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState
@@ -116,7 +115,7 @@ class DataVerbs(Steering):
         stimulus_id = stimulus_id or new_stimulus_id("update-data")
         answer: dict[str, Any] = super().update_data(data, stimulus_id)  # type: ignore[misc]
         if report:
-            carry_out(self, [AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
+            self._carry_out([AddKeysMsg(keys=list(data), stimulus_id=stimulus_id)])
         return answer
 
     @locked
@@ -126,7 +125,6 @@ class DataVerbs(Steering):
         Returns ``{"status": "OK"}``. Raises KeyError if data of a key is not here, ValueError if
         tasks that are yet to run here need it.
         """
-        self._check_usable()
         wanted = checks.some_keys(keys)
         self._check_held(wanted)
         for key in wanted:
@@ -141,7 +139,6 @@ class DataVerbs(Steering):
     @locked
     def ensure_communicating(self) -> None:
         """Ask peers for the data that is needed, as far as the limits on transfers allow."""
-        self._check_usable()
         stimulus_id = new_stimulus_id("ensure-communicating")
         # The state machine looks for data to fetch at the end of every round of transitions.
         self._drive(lambda: self.state._transitions({}, stimulus_id=stimulus_id))
@@ -183,14 +180,13 @@ class DataVerbs(Steering):
 
         Raises KeyError for an unknown key, ValueError for one whose data is here.
         """
-        self._check_usable()
         keys = checks.some_keys(deps)
         for key in keys:
             if self._known(key).state == "memory":
                 raise ValueError(f"{key!r} is not missing: its data is here")
         if keys:
             stimulus_id = new_stimulus_id("handle-missing-dep")
-            carry_out(self, [RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
+            self._carry_out([RequestRefreshWhoHasMsg(keys=keys, stimulus_id=stimulus_id)])
 
     @locked
     def update_who_has(self, who_has: Mapping[Key, Collection[str]]) -> None:
@@ -199,14 +195,12 @@ class DataVerbs(Steering):
         The worker fetches missing data that has a holder now. Data that was to be fetched and has
         no holder any more goes missing. Raises KeyError for an unknown key.
         """
-        self._check_usable()
         holders = checks.holders(who_has)
         for key in holders:
             self._known(key)
         stimulus_id = new_stimulus_id("update-who-has")
         self.handle_stimulus(RefreshWhoHasEvent(who_has=holders, stimulus_id=stimulus_id))
 
-    @locked
     def select_keys_for_gather(self, worker: str, dep: Key) -> tuple[list[Key], int]:
         """The keys that one transfer would fetch if ``worker`` were asked for ``dep`` now.
 
@@ -214,23 +208,24 @@ class DataVerbs(Steering):
         total size in bytes. Raises KeyError for an unknown key, ValueError if ``worker`` is not
         known to hold it.
         """
-        ts = self._known(dep)
-        if checks.an_address(worker) not in ts.who_has:
-            raise ValueError(f"{worker} is not known to hold {dep!r}")
         state = self.state
-        limit = min(
-            state.transfer_message_bytes_limit,
-            state.transfer_incoming_bytes_limit - state.transfer_incoming_bytes,
-        )
-        selected: list[TaskState] = [ts]
-        total: int = ts.get_nbytes()
-        for other in by_priority(state.data_needed.get(worker, ())):
-            if other is ts:
-                continue
-            if total + other.get_nbytes() > limit:
-                break
-            selected.append(other)
-            total += other.get_nbytes()
+        with lock_of(state):
+            ts = self._known(dep)
+            if checks.an_address(worker) not in ts.who_has:
+                raise ValueError(f"{worker} is not known to hold {dep!r}")
+            limit = min(
+                state.transfer_message_bytes_limit,
+                state.transfer_incoming_bytes_limit - state.transfer_incoming_bytes,
+            )
+            selected: list[TaskState] = [ts]
+            total: int = ts.get_nbytes()
+            for other in by_priority(state.data_needed.get(worker, ())):
+                if other is ts:
+                    continue
+                if total + other.get_nbytes() > limit:
+                    break
+                selected.append(other)
+                total += other.get_nbytes()
         return [each.key for each in selected], total
 
     async def gather_from_workers(

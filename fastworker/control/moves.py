@@ -46,7 +46,7 @@ class Moves(Steering):
         def ensure_communicating(self) -> None: ...
         def put_key_in_memory(self, key: Key, value: Any) -> None: ...
 
-    @locked
+    # Not @locked as a whole: it pickles
     def transition(
         self,
         key: Key,
@@ -86,9 +86,25 @@ class Moves(Steering):
             There is no way from the task's state to that one.
         """
         self._check_usable()
+        report = _report_of(exception) if finish_state == "error" else None
+        self._move(key, finish_state, value, report, compute_duration)
+
+    @locked
+    def _move(
+        self,
+        key: Key,
+        finish_state: str,
+        value: Any,
+        report: tuple[Any, ...] | None,
+        compute_duration: float | None,
+        dependency: bool = False,
+    ) -> None:
+        """As `transition`; ``report`` of the exception is there for a move to "error"."""
         ts = self._known(key)
         finish = checks.a_state(finish_state)
         start = ts.state
+        if dependency:
+            _check_dependency(ts, finish)
         if start == finish:
             return
         if not _connected(start, finish):
@@ -101,7 +117,8 @@ class Moves(Steering):
                 raise TypeError("a transition to memory needs the value")
             self.put_key_in_memory(key, value)
         elif finish == "error":
-            self._move_to_error(ts, exception, stimulus_id)
+            assert report is not None
+            self._move_to_error(ts, report, stimulus_id)
         elif finish == "long-running":
             self._move_to_long_running(ts, compute_duration, stimulus_id)
         elif finish == "executing":
@@ -120,46 +137,29 @@ class Moves(Steering):
         else:
             self._move_to_forgotten(ts, stimulus_id)
 
-    @locked
-    def transition_dep(self, dep: Key, finish_state: str, **details: Any) -> None:
+    def transition_dep(
+        self,
+        dep: Key,
+        finish_state: str,
+        *,
+        value: Any = NOTHING,
+        exception: BaseException | None = None,
+        compute_duration: float | None = None,
+    ) -> None:
         """As ``transition``, for a key that is an input of tasks here; it cannot be made to run.
 
         Raises ValueError if the key is to be run here, or if the state is not
         one of an input; see ``Worker.dep_transitions``.
         """
         self._check_usable()
-        ts = self._known(dep)
-        if checks.a_state(finish_state) not in DEPENDENCY_STATES:
-            raise ValueError(
-                f"an input is never {finish_state}; expected {', '.join(sorted(DEPENDENCY_STATES))}"
-            )
-        if ts.state not in DEPENDENCY_STATES:
-            raise ValueError(f"task {dep!r} is to be run here, it is {ts.state}; use transition")
-        self.transition(dep, finish_state, **details)
+        report = _report_of(exception) if finish_state == "error" else None
+        self._move(dep, finish_state, value, report, compute_duration, dependency=True)
 
-    def _move_to_error(
-        self, ts: TaskState, exception: BaseException | None, stimulus_id: str
-    ) -> None:
-        if not isinstance(exception, BaseException):
-            raise TypeError(f"a transition to error needs the exception; got {exception!r}")
+    def _move_to_error(self, ts: TaskState, report: tuple[Any, ...], stimulus_id: str) -> None:
         if ts.state == "missing":
             raise ValueError(f"no holder of {ts.key!r} is known; that is no error of its own")
         self._check_unused(ts)
-        try:
-            raise exception
-        except BaseException as error:
-            message = error_message(error)
-        finally:
-            del exception  # its traceback holds this frame
-        finish = (
-            "error",
-            message["exception"],
-            message["traceback"],
-            message["exception_text"],
-            message["traceback_text"],
-            ts.run_id,
-        )
-        self._recommend(ts, finish, stimulus_id)
+        self._recommend(ts, ("error", *report, ts.run_id), stimulus_id)
 
     def _move_to_long_running(
         self, ts: TaskState, compute_duration: float | None, stimulus_id: str
@@ -239,6 +239,34 @@ class Moves(Steering):
         self._recommend(ts, "forgotten", stimulus_id)
         if rerun:
             self._reschedule([ts.key], stimulus_id)
+
+
+def _report_of(exception: BaseException | None) -> tuple[Any, ...]:
+    """What the scheduler is told of an exception. Runs user code, which pickles it."""
+    if not isinstance(exception, BaseException):
+        raise TypeError(f"a transition to error needs the exception; got {exception!r}")
+    try:
+        raise exception
+    except BaseException as error:
+        message = error_message(error)
+    finally:
+        del exception  # its traceback holds this frame
+    return (
+        message["exception"],
+        message["traceback"],
+        message["exception_text"],
+        message["traceback_text"],
+    )
+
+
+def _check_dependency(ts: TaskState, finish: str) -> None:
+    """Raise ValueError if ``ts`` is to be run here, or an input is never in state ``finish``."""
+    if finish not in DEPENDENCY_STATES:
+        raise ValueError(
+            f"an input is never {finish}; expected {', '.join(sorted(DEPENDENCY_STATES))}"
+        )
+    if ts.state not in DEPENDENCY_STATES:
+        raise ValueError(f"task {ts.key!r} is to be run here, it is {ts.state}; use transition")
 
 
 def _connected(start: str, finish: str) -> bool:

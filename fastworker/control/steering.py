@@ -20,7 +20,6 @@ from distributed.worker_state_machine import (
 
 from fastworker.control import checks
 from fastworker.core import TaskState
-from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     import asyncio
@@ -77,13 +76,25 @@ def lock_of(state: Any) -> AbstractContextManager[Any]:
 
 
 def locked(verb: F) -> F:
-    """Decorate a verb to hold the core's lock: no thread that finishes a task changes the state
-    between the verb's checks and its action."""
+    """Decorate a verb to decide under the core's lock.
+
+    No thread that finishes a task changes the state between the verb's checks and the events that
+    it gives to the state machine. What the state machine, or the verb, has the worker do follows
+    when the thread has released the lock: that may start threads, spill, and call methods that the
+    user has replaced.
+
+    Like `Steering._check_usable`, the call raises RuntimeError if the worker is not running, or in
+    another thread than its own.
+    """
 
     @wraps(verb)
     def with_lock(self: Steering, *args: Any, **kwargs: Any) -> Any:
-        with lock_of(self.state):
-            return verb(self, *args, **kwargs)
+        self._check_usable()
+        try:
+            with lock_of(self.state):
+                return verb(self, *args, **kwargs)
+        finally:
+            self._follow()
 
     return cast(F, with_lock)
 
@@ -102,6 +113,7 @@ class Steering:
         _async_instructions: set[asyncio.Task[StateMachineEvent]]
 
         def handle_stimulus(self, *stims: StateMachineEvent) -> None: ...
+        def _follow(self) -> None: ...
         def _report_broken_state(self, error: Exception) -> None: ...
 
     def _check_usable(self) -> None:
@@ -113,6 +125,10 @@ class Steering:
                 f"{self!r} may only be changed from the thread of its event loop; "
                 "from elsewhere use worker.loop.add_callback"
             )
+
+    def _holds_lock(self) -> bool:
+        """Whether the calling thread holds the core's lock."""
+        return getattr(getattr(self.state, "lock", None), "held", False)
 
     def _known(self, key: Key) -> TaskState:
         """The task of that key. Raises KeyError if the worker has none."""
@@ -132,13 +148,17 @@ class Steering:
         """Carry out the instructions that ``decide`` gets from the state machine.
 
         As in ``handle_stimulus``, an error means that the state may be inconsistent, and closes the
-        worker.
+        worker; that is logged at once, under the lock if the caller holds it.
         """
         try:
-            carry_out(self, decide())
+            self._carry_out(decide())
         except Exception as error:
             self._report_broken_state(error)
             raise
+
+    def _carry_out(self, instructions: Iterable[Instruction]) -> None:
+        """Have the worker do something, once this thread does not hold the core's lock."""
+        self._engine.carry_out(list(instructions))
 
     def _recommend(self, ts: TaskState, finish: str | tuple[Any, ...], stimulus_id: str) -> None:
         """Have the state machine take a task to another state, with all transitions that follow."""
@@ -167,7 +187,7 @@ class Steering:
 
         To be called after the worker has let go of them: the scheduler may send them back at once.
         """
-        carry_out(self, [RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys])
+        self._carry_out(RescheduleMsg(key=key, stimulus_id=stimulus_id) for key in keys)
 
     def _drive_unreported(self, event: StateMachineEvent) -> None:
         """Have the state machine handle an event; the scheduler is not told which results go."""

@@ -27,13 +27,13 @@ from fastworker.control.steering import (
     BUSY,
     PROCESSING,
     Steering,
+    lock_of,
     locked,
     mark_by_hand,
     new_stimulus_id,
     users,
     wanted_here,
 )
-from fastworker.execution.instructions import carry_out
 
 if TYPE_CHECKING:
     from fastworker.core import TaskState
@@ -59,7 +59,7 @@ class TaskVerbs(Steering):
 
         async def close(self, *args: Any, **kwargs: Any) -> str | None: ...
 
-    @locked
+    # Not @locked as a whole: it unpickles
     def add_task(
         self,
         key: Key,
@@ -116,15 +116,14 @@ class TaskVerbs(Steering):
         checks.a_key(key)
         priority = checks.a_priority(priority)
         who_has = checks.holders(who_has)
-        known = self.state.tasks.get(key)
         if run_id is None:
+            known = self.state.tasks.get(key)
             run_id = 0 if known is None or known.run_id == RUN_ID_SENTINEL else known.run_id
         checks.a_run_id(run_id)
         restrictions = self._check_resources(resource_restrictions or {})
         if key in who_has:
             raise ValueError(f"task {key!r} cannot be an input of itself")
-        if known is not None and known.state == "memory":
-            self.send_task_state_to_scheduler(key)
+        if self._reports_again(key):
             return
         stimulus_id = stimulus_id or new_stimulus_id("add-task")
 
@@ -144,24 +143,43 @@ class TaskVerbs(Steering):
             )
         if unheld := run_spec.dependencies - who_has.keys():
             raise ValueError(f"task {key!r} needs {sorted(unheld, key=str)}; not in who_has")
-
-        sources = {dep: self._sources(key, dep, workers) for dep, workers in who_has.items()}
-        self.handle_stimulus(
-            ComputeTaskEvent(
-                key=key,
-                run_id=run_id,
-                who_has=sources,
-                nbytes={dep: self._size(dep, nbytes or {}) for dep in sources},
-                priority=priority,
-                run_spec=run_spec,
-                resource_restrictions=restrictions,
-                actor=actor,
-                annotations=dict(annotations or {}),
-                span_id=None,
-                stimulus_id=stimulus_id,
-            )
+        event = ComputeTaskEvent(
+            key=key,
+            run_id=run_id,
+            who_has={},
+            nbytes={},
+            priority=priority,
+            run_spec=run_spec,
+            resource_restrictions=restrictions,
+            actor=actor,
+            annotations=dict(annotations or {}),
+            span_id=None,
+            stimulus_id=stimulus_id,
         )
-        mark_by_hand(self.state.tasks.get(key))
+        self._add_loaded(event, who_has, nbytes or {})
+
+    @locked
+    def _add_loaded(
+        self, event: ComputeTaskEvent, who_has: Mapping[Key, list[str]], nbytes: Mapping[Key, int]
+    ) -> None:
+        """Add a task whose parts are loaded, with the inputs that it lacks."""
+        if self._reports_again(event.key):  # its result has come meanwhile
+            return
+        event.who_has = {
+            dep: self._sources(event.key, dep, workers) for dep, workers in who_has.items()
+        }
+        event.nbytes = {dep: self._size(dep, nbytes) for dep in who_has}
+        self.handle_stimulus(event)
+        mark_by_hand(self.state.tasks.get(event.key))
+
+    @locked
+    def _reports_again(self, key: Key) -> bool:
+        """Report to the scheduler again that a task finished; False if its result is not here."""
+        ts = self.state.tasks.get(key)
+        if ts is None or ts.state != "memory":
+            return False
+        self.send_task_state_to_scheduler(key)
+        return True
 
     def _check_resources(self, restrictions: Mapping[str, float]) -> dict[str, float]:
         total = self.state.total_resources
@@ -202,8 +220,7 @@ class TaskVerbs(Steering):
         """Report to the scheduler that a task erred because it could not be unpickled."""
         logger.error("Could not deserialize task %r: %r", key, error)
         self.state.log.append((key, "undeserializable", stimulus_id, time()))
-        carry_out(
-            self,
+        self._carry_out(
             [
                 TaskErredMsg(
                     key=key,
@@ -240,7 +257,6 @@ class TaskVerbs(Steering):
         ValueError
             Tasks that are yet to run here need it; see ``release_dep``.
         """
-        self._check_usable()
         ts = self._known(key)
         self._check_unused(ts)
         stimulus_id = new_stimulus_id(reason or "release-key")
@@ -253,7 +269,6 @@ class TaskVerbs(Steering):
 
         Raises KeyError for an unknown key.
         """
-        self._check_usable()
         ts = self._known(dep)
         needing = users(ts)
         for user in needing:
@@ -263,7 +278,6 @@ class TaskVerbs(Steering):
     @locked
     def ensure_computing(self) -> None:
         """Start as many ready tasks as there are threads and resources for."""
-        self._check_usable()
         stimulus_id = new_stimulus_id("ensure-computing")
 
         def decide() -> list[Any]:
@@ -311,18 +325,18 @@ class TaskVerbs(Steering):
             )
         raise ValueError(f"task {key!r} is in state {ts.state!r}, it does not run")
 
-    @locked
     def _await_end(self, key: Key, outcome: asyncio.Future[StateMachineEvent]) -> bool:
         """Resolve ``outcome`` with the event that will end the present run of a task in a thread.
 
         Returns False, and does nothing, if the task does not run.
         """
-        ts = self.state.tasks.get(key)
-        if ts not in self.state.executing and ts not in self.state.long_running:
-            return False
-        self._awaited.setdefault(key, []).append(outcome)
-        self._engine.finished = self._run_ended
-        return True
+        with lock_of(self.state):
+            ts = self.state.tasks.get(key)
+            if ts not in self.state.executing and ts not in self.state.long_running:
+                return False
+            self._awaited.setdefault(key, []).append(outcome)
+            self._engine.finished = self._run_ended
+            return True
 
     def _run_ended(self, event: Any) -> None:
         """Resolve what awaits this event, in the event loop. The caller holds the core's lock."""
@@ -342,7 +356,6 @@ class TaskVerbs(Steering):
 
         Raises ValueError if the key is being run or fetched: its result is about to come.
         """
-        self._check_usable()
         known = self.state.tasks.get(checks.a_key(key))
         if known is not None:
             if known.state == "memory":
@@ -362,14 +375,12 @@ class TaskVerbs(Steering):
 
         Raises KeyError for an unknown key, ValueError for a task that has not ended.
         """
-        self._check_usable()
         ts = self._known(key)
         stimulus_id = new_stimulus_id("send-task-state")
         if ts.state == "memory":
             self._report_result(ts, ts.run_id != RUN_ID_SENTINEL, stimulus_id)
         elif ts.state == "error":
-            carry_out(
-                self,
+            self._carry_out(
                 [
                     TaskErredMsg.from_task(
                         ts,
@@ -384,7 +395,7 @@ class TaskVerbs(Steering):
 
     def _report_result(self, ts: TaskState, ran_here: bool, stimulus_id: str) -> None:
         if not ran_here:
-            carry_out(self, [AddKeysMsg(keys=[ts.key], stimulus_id=stimulus_id)])
+            self._carry_out([AddKeysMsg(keys=[ts.key], stimulus_id=stimulus_id)])
             return
         # The state machine reports a result that it is asked to compute and already has.
         self.handle_stimulus(

@@ -12,6 +12,7 @@ cdef class Lock:
     cdef int depth  # how many times the owner has taken it
     cdef list trash  # objects whose end may run user code; only the owner touches it
 
+    cdef bint is_held(self) noexcept  # by the calling thread
     cdef int acquire(self) except -1
     cdef int release(self) except -1
     cdef int discard(self, object value) except -1

@@ -35,6 +35,9 @@ cdef class Lock:
         if self.mutex != NULL:
             PyThread_free_lock(self.mutex)
 
+    cdef bint is_held(self) noexcept:
+        return self.owner == PyThread_get_thread_ident()
+
     cdef int acquire(self) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
         if self.owner == me:
@@ -80,7 +83,7 @@ cdef class Lock:
     @property
     def held(self):
         """Whether the calling thread holds it."""
-        return self.owner == PyThread_get_thread_ident()
+        return self.is_held()
 
     def __reduce__(self):
         return Lock, ()

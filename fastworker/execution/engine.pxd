@@ -24,6 +24,8 @@ cdef class Engine:
 
     # Of the event loop's thread: the key of the message that `take_on` failed with, if it has one
     cdef readonly tuple broken_by
+    # The same thread's: what the core has decided since `follow` last carried it out
+    cdef list decided
 
     # Written by the event loop's thread. Other threads read them without a lock: a change that they
     # miss holds from their next task on
@@ -47,5 +49,5 @@ cdef class Engine:
     cdef int leave_to_loop(self, object event) except -1
     cdef int end_loop(self, object key, object error) except -1
     cdef int after(self, list others, bint idle) except -1
-    cdef int follow(self, list others) except -1
+    cpdef int follow(self) except -1
     cpdef take_on(self, list messages)

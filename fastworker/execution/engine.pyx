@@ -3,7 +3,9 @@
 Stimuli come from the event loop's thread and from the threads that run plain tasks. The engine has
 each handled under the core's lock and routes the core's answers under the same lock, so that
 messages leave in the order in which the core made them. It releases the lock before anything that
-may run user code, wait or touch the event loop.
+may run user code, wait or touch the event loop. A caller that holds the lock while the engine
+handles an event (a call by hand that must look and act at once, or a plugin's `transition`) calls
+`follow` after it has released the lock.
 """
 
 from contextvars import copy_context
@@ -84,6 +86,7 @@ cdef class Engine:
         fast = getattr(worker.data, "fast", None)
         self.memory = fast if isinstance(fast, ResultLRU) else None
         self.broken_by = ()
+        self.decided = []
         self.look_at_methods()
 
     def start(self, loop):
@@ -196,15 +199,23 @@ cdef class Engine:
 
     def handle(self, *stims):
         """Let the core handle events of ``distributed.worker_state_machine``."""
-        cdef list others = []
         self.state.lock.acquire()
         try:
             if self.is_late(stims):
                 return
-            self.route(self.state.handle_events(stims), False, others)
+            self.route(self.state.handle_events(stims), False, self.decided)
         finally:
             self.state.lock.release()
-        self.follow(others)
+        self.follow()
+
+    def carry_out(self, list instructions not None):
+        """Carry out instructions that the core, or a call by hand, has given."""
+        self.state.lock.acquire()
+        try:
+            self.route(instructions, False, self.decided)
+        finally:
+            self.state.lock.release()
+        self.follow()
 
     cpdef take_on(self, list messages):
         """Handle messages of the scheduler's in order: each a `ComputeTask` or `FreeKeys`.
@@ -212,13 +223,13 @@ cdef class Engine:
         The caller keeps the list until this returns, so that nothing a message holds is deallocated
         under the lock.
         """
-        cdef list others = [], records = []
+        cdef list records = []
         message = None
         self.state.lock.acquire()
         try:
             for message in messages:
                 process(self.state, message, records)
-            self.route(records, False, others)
+            self.route(records, False, self.decided)
         except Exception:
             # The worker closes: it begins nothing of what the earlier messages asked for
             if type(message) is ComputeTask:
@@ -226,18 +237,23 @@ cdef class Engine:
             raise
         finally:
             self.state.lock.release()
-        self.follow(others)
+        self.follow()
 
-    cdef int follow(self, list others) except -1:
-        """What comes after the core has handled an event in the event loop; no lock is held.
+    cpdef int follow(self) except -1:
+        """What comes after the core has handled events in the event loop.
 
-        With a thread free, messages leave at once, since the scheduler answers them with work. With
-        all threads busy they are collected, as in distributed.
+        Does nothing while the calling thread holds the lock: it calls this again without. With a
+        thread free, messages leave at once, since the scheduler answers them with work. With all
+        threads busy they are collected, as in distributed.
         """
+        cdef list decided
+        if self.state.lock.is_held():
+            return 0
         if self.n_put:
             self.add_threads()
-        if others:
-            carry_out(self.worker, to_instructions(others))
+        if self.decided:
+            decided, self.decided = self.decided, []
+            carry_out(self.worker, to_instructions(decided))
         return self.outbox.send_soon(len(self.state.executing) < self.state.nthreads)
 
     # ------------------------------------------------------------------- from a pull thread

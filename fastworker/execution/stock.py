@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distributed.threadpoolexecutor import ThreadPoolExecutor
-from distributed.worker_state_machine import StateMachineEvent
+from distributed.worker_state_machine import Instruction, StateMachineEvent
 
 from fastworker.core import WorkerState
 from fastworker.data.store import Store
@@ -27,6 +27,8 @@ class StockEngine:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
+        #: As of `Engine`.
+        self.decided: list[Instruction] = []
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """As of `Engine`; there is nothing to start."""
@@ -36,8 +38,21 @@ class StockEngine:
 
     def handle(self, *stims: StateMachineEvent) -> None:
         """Let the state machine handle events, and carry out what it decides."""
+        self.decided += self.worker.state.handle_stimulus(*stims)
+        self.follow()
+
+    def carry_out(self, instructions: list[Instruction]) -> None:
+        """Carry out instructions that the state machine, or a call by hand, has given."""
+        self.decided += instructions
+        self.follow()
+
+    def follow(self) -> None:
+        """As of `Engine`. A state machine that is not fastworker's has no lock."""
         worker = self.worker
-        carry_out(worker, worker.state.handle_stimulus(*stims))
+        if getattr(getattr(worker.state, "lock", None), "held", False):
+            return
+        decided, self.decided = self.decided, []
+        carry_out(worker, decided)
         worker.batched_stream.send_soon(len(worker.state.executing) < worker.state.nthreads)
 
 

@@ -16,6 +16,7 @@ from distributed.worker_state_machine import BaseWorker, StateMachineEvent, Upda
 from fastworker.control.hand_back import HandBack
 from fastworker.control.steering import Steering
 from fastworker.core import WorkerState
+from fastworker.execution.instructions import carry_out
 from fastworker.transfer.fetching import Fetcher
 from fastworker.transfer.serving import ResultServer
 
@@ -35,6 +36,7 @@ class BareWorker(Steering, Server, BaseWorker):
     transfer_outgoing_count_limit = 10
     transfer_outgoing_count_total = 0
 
+    _carry_out = carry_out
     _get_cause = StockWorker._get_cause
     _update_metrics_received_data = StockWorker._update_metrics_received_data
 
