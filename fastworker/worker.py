@@ -274,7 +274,7 @@ class Worker(Control, distributed.Worker):
         try:
             engine.take_on(messages)
         except Exception as error:
-            self._fail_as_thread_did(error, *engine.broken_by)
+            self._fail_as_thread_did(error, engine.broken_by)
         return True
 
     def _handle_compute_task(self, **message: Any) -> None:
@@ -494,7 +494,7 @@ class Worker(Control, distributed.Worker):
             raise
 
     @fail_hard  # type: ignore[untyped-decorator]
-    def _fail_as_thread_did(self, error: BaseException, *keys: Key) -> None:
+    def _fail_as_thread_did(self, error: BaseException, keys: Collection[Key] = ()) -> None:
         """End as `handle_stimulus` does after an error, which is about those tasks."""
         if isinstance(error, Exception):
             self._report_broken_state(error, keys)

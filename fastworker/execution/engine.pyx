@@ -229,6 +229,7 @@ cdef class Engine:
         try:
             for message in messages:
                 process(self.state, message, records)
+            message = None  # what follows is about all of them
             self.route(records, False, self.decided)
         except Exception:
             # The worker closes: it begins nothing of what the earlier messages asked for

@@ -27,6 +27,7 @@ cdef class Runner:
     # The task in hand, as of when it was taken
     cdef TaskState ts
     cdef object key, run_id, run_spec, span_id, span, prefix
+    cdef object concerned  # its key from the begin of the run until the core knows how it ended
     cdef dict inputs
     cdef list absent  # keys of inputs that are not in memory
     cdef object value, nbytes  # what it returned, until that is dealt with, and its size

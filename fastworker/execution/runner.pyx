@@ -165,8 +165,9 @@ cdef class Runner:
 
     cdef int break_down(self, object error) except -1:
         """Have the worker close: the error is not the task's, the state is inconsistent."""
+        keys = () if self.concerned is None else (self.concerned,)
         return self.engine.call_loop(
-            partial(self.engine.worker._fail_as_thread_did, error), self.key
+            partial(self.engine.worker._fail_as_thread_did, error), keys
         )
 
     # ------------------------------------------------------------------------- one task
@@ -214,7 +215,7 @@ cdef class Runner:
         """
         cdef tuple held = (self.run_spec, self.inputs)
         self.ts = None
-        self.key = None
+        self.key = self.concerned = None
         self.run_spec = None
         self.span = None
         self.inputs = None
@@ -224,6 +225,7 @@ cdef class Runner:
 
     cdef bint run_one(self) except -1:
         """Run the task that was taken. Returns whether another one has been taken."""
+        self.concerned = self.key
         self.began = self.start = self.stop = wall_clock()
         if self.ts.state_ == CANCELLED or not self.engine.running():
             return self.end(RescheduleEvent(key=self.key, stimulus_id=stamped("not-started")))
@@ -437,11 +439,12 @@ cdef class Runner:
         try:
             self.threads[self.key] = self.ident
             self.measure(RUN_FOR_NOTHING if type(event) is RescheduleEvent else FAILED)
-            _held = self.drop()
             if begin(self.state) or self.engine.replaced:
                 self.engine.leave_to_loop(event)
+                _held = self.drop()
             else:
                 process_begun(self.state, event, records)
+                _held = self.drop()
                 following = self.settle(records, others)
             if self.engine.finished is not None:
                 self.engine.finished(event)
