@@ -1,11 +1,12 @@
 """A stock scheduler as it comes and the same with the low-latency lane, in turn.
 
-Each has one fastworker with one thread. The tasks do next to nothing, so the figures are what a
-task waits for: timers, if there are any, and the scheduler and the worker themselves.
+The tasks do next to nothing, so the figures are what a task waits for: timers, if there are any,
+and the scheduler and the worker themselves. Each worker has one thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 from distributed import Client, wait
 
-from clusters import OURS, PATIENCE, cluster
+from clusters import OURS, PATIENCE, STOCK, cluster
+from fastworker.demo.launcher import Kind
 from fastworker.scheduler import low_latency_client
 from versus import Record
 
@@ -31,9 +33,9 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def a_map(client: Client) -> float:
+def a_map(client: Client, tasks: int = TASKS) -> float:
     with client.as_current():
-        return seconds(lambda: wait(client.map(operator.neg, range(TASKS), pure=False), PATIENCE))
+        return seconds(lambda: wait(client.map(operator.neg, range(tasks), pure=False), PATIENCE))
 
 
 def a_tree(client: Client) -> float:
@@ -83,7 +85,7 @@ WORKLOADS = {
 
 
 def test_lane(record: Record, tmp_path: Path) -> None:
-    """Wall time; ``submit`` with the client's own lane too, on our side."""
+    """One fastworker on either side; ``submit`` with the client's own lane too, on our side."""
     best: dict[str, dict[str, float]] = {name: {} for name in WORKLOADS}
     with cluster(tmp_path, "stock", [OURS]) as stock:
         with cluster(tmp_path, "lane", [OURS], "--preload", "fastworker.scheduler") as ours:
@@ -96,3 +98,42 @@ def test_lane(record: Record, tmp_path: Path) -> None:
                             best[name][side] = min(micros, best[name].get(side, micros))
     for name, load in WORKLOADS.items():
         record(f"lane/{name}", unit=load.unit, at_most=load.at_most, **best[name])
+
+
+MANY = 5_000
+LANE = ("--preload", "fastworker.scheduler")
+
+
+def test_halves_of_the_lane(record: Record, tmp_path: Path) -> None:
+    """What a user gains step by step: fastworker, the scheduler's lane, the client's lane.
+
+    Two workers. Each step is compared with stock workers and a scheduler as it comes. Not judged:
+    ``test_lane`` and the benchmarks of workers are what regresses.
+    """
+    loads: dict[str, tuple[Callable[[Client], float], float]] = {
+        "map": (lambda client: a_map(client, MANY), 1e3),
+        "submit": (submissions, 1e3 / STEPS),
+    }
+    best: dict[str, dict[str, float]] = {name: {} for name in loads}
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, kind: Kind, *options: str) -> Client:
+            return stack.enter_context(cluster(tmp_path, name, [kind, kind], *options))
+
+        clients = {
+            "stock": start("stock", STOCK),
+            "fastworker": start("fastworker", OURS),
+            "scheduler": start("scheduler", OURS, *LANE),
+            "both": start("both", OURS, *LANE),
+        }
+        low_latency_client(clients["both"])
+        for turn in range(2 if record.short else 4):
+            for load, (run, scale) in loads.items():
+                for side, client in clients.items():
+                    millis = run(client) * scale
+                    if turn:  # the first one warms up
+                        best[load][side] = min(millis, best[load].get(side, millis))
+    for load, found in best.items():
+        stock = found.pop("stock")
+        for side, millis in found.items():
+            record(f"lane/halves/{load}/{side}", stock=stock, ours=millis, unit="ms", judged=False)

@@ -5,7 +5,9 @@
 
 Between ``<!-- figures -->`` and ``<!-- /figures -->`` each row of a table has four cells: what was
 measured, stock's figure, fastworker's, and their ratio. Its last cell names the benchmarks of the
-figures, ``<!-- worker/flood-cpu -->``, or says ``<!-- by hand -->``; such a row is left alone.
+figures, ``<!-- worker/flood-cpu -->``, or says ``<!-- by hand -->``; such a row is left alone. In a
+table without a column "ratio", each benchmark of a row has a cell of its own after stock's, with
+its ratio.
 
 Exit status: 0 all right, 1 wrong figures (with --check), 2 a page or file that cannot be used.
 """
@@ -35,12 +37,15 @@ UNITS = {"us": ("µs", "ms"), "ms": ("ms", "s"), "bytes": ("B", "kB"), "MB": ("M
 def rewritten(text: str, figures: Mapping[str, Figure]) -> str:
     """A page with the figures in its tables; BadFile for a row that cannot be filled in."""
     lines = text.split("\n")
-    inside = False
+    inside = with_ratios = False
     for number, line in enumerate(lines):
         if line.strip() in (BEGIN, END):
             inside = line.strip() == BEGIN
-        elif inside and line.startswith("|") and not _is_head(lines, number):
-            lines[number] = _row(line, figures)
+        elif inside and line.startswith("|"):
+            if not _is_head(lines, number):
+                lines[number] = _row(line, figures, with_ratios)
+            elif not line.startswith("|---"):
+                with_ratios = line.split("|")[-2].strip() == "ratio"
     if inside or BEGIN not in text:
         raise BadFile(f"no table between {BEGIN} and {END}")
     return "\n".join(lines)
@@ -51,7 +56,7 @@ def _is_head(lines: Sequence[str], number: int) -> bool:
     return any(line.startswith("|---") for line in lines[number : number + 2])
 
 
-def _row(line: str, figures: Mapping[str, Figure]) -> str:
+def _row(line: str, figures: Mapping[str, Figure], with_ratios: bool) -> str:
     source = SOURCE.search(line)
     if source is None:
         raise BadFile(f"a row does not say where its figures are from: {line}")
@@ -62,10 +67,21 @@ def _row(line: str, figures: Mapping[str, Figure]) -> str:
         raise BadFile(f"no benchmark {', '.join(unknown)} in the file of ratios: {line}")
     found = [figures[name] for name in source[1].split()]
     label = line.split("|")[1].strip()
+    if not with_ratios:
+        return _row_of_steps(label, found, source[0])
     stock = _joined([_with_unit(figure.stock, figure.unit) for figure in found])
     ours = _joined([_with_unit(figure.ours, figure.unit) for figure in found])
     ratio = ", ".join(number(figure.ratio) for figure in found)
     return f"| {label} | {stock} | {ours} | {ratio} {source[0]} |"
+
+
+def _row_of_steps(label: str, found: Sequence[Figure], source: str) -> str:
+    """Stock's figure, then one cell for each of ``found``, which are compared with the same."""
+    cells = [label, " ".join(_with_unit(found[0].stock, found[0].unit))]
+    for figure in found:
+        value, unit = _with_unit(figure.ours, figure.unit)
+        cells.append(f"{value} {unit} ({number(figure.ratio)})")
+    return f"| {' | '.join(cells)} {source} |"
 
 
 def number(value: float) -> str:
