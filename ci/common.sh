@@ -2,10 +2,14 @@
 # this file, and calls:
 #
 #   find_python                    sets PYTHON
+#   supported                      says which Pythons fastworker supports, one version a line
+#   interpreter VERSION            says where that Python is; nothing if it is not here
 #   check_compiler                 that fastworker can be built at all
 #   make_venv VENV                 makes VENV, or keeps it if it fits PYTHON
 #   install_project VENV EXTRA [PIP ARGUMENT ...]
 #                                  builds a wheel and installs it with "[EXTRA]" ("" for none)
+#   no_compiler VENV COMMAND ...   runs it with the commands of VENV alone on PATH
+#   check_committed                that what git has is what lies here
 #
 # The wheel is built from a copy of the sources, so that nothing is left in them and nothing that
 # lies about in them (an older build) gets into it. It is kept in .venv-wheels and used again for
@@ -37,6 +41,24 @@ find_python() {
     die "no Python 3.10 or newer found; set PYTHON to the path of one"
 }
 
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+supported() {
+    sed -n 's/.*"Programming Language :: Python :: \(3\.[0-9]*\)".*/\1/p' "$ROOT/pyproject.toml"
+}
+
+# interpreter VERSION: PYTHON if that is it, or one on PATH or in ~/.pyenv
+interpreter() {
+    for candidate in "$PYTHON" "python$1" "$HOME/.pyenv/versions/$1".*/bin/python; do
+        if [ "$(version_of "$candidate")" = "$1" ]; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            break
+        fi
+    done
+}
+
 check_compiler() {
     cc=$("$PYTHON" -c 'if True:
         import os, sysconfig
@@ -49,6 +71,20 @@ check_compiler() {
     [ -f "$header" ] ||
         die "Python's C headers are missing: no $header (on Debian or Ubuntu: apt install python3-dev)"
 }
+
+check_committed() {
+    changed=$(git -C "$ROOT" status --porcelain) || die "$ROOT is no checkout of git"
+    [ -z "$changed" ] || die "there are changes that are not committed:
+$changed"
+}
+
+no_compiler() (
+    CC=/bin/false
+    PATH=$1/bin
+    export CC PATH
+    shift
+    "$@"
+)
 
 make_venv() {
     want=$("$PYTHON" -c 'import sys; print(sys.version)')

@@ -54,7 +54,7 @@ def check_wheel(sources: Path, archive: Path) -> list[str]:
     found, faults = set(), []
     with zipfile.ZipFile(archive) as wheel:
         for name in wheel.namelist():
-            if OF_WHEEL.match(name):
+            if OF_WHEEL.match(name) or name.endswith("/"):  # auditwheel adds folders
                 continue
             # The compiled module's name says for which Python and machine it is.
             found.add(re.sub(r"\.[^./]+\.so$", ".so", name))

@@ -64,8 +64,10 @@ def check(sources: Path, archive: Path) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def test_lets_pass_what_is_right(sources, tmp_path):
-    for archive in (make_wheel(tmp_path, WHEEL), make_sdist(tmp_path, SDIST)):
+@pytest.mark.parametrize("folders", [{}, {"fastworker/": b"", "fastworker/core/": b""}])
+def test_lets_pass_what_is_right(sources, tmp_path, folders):
+    """Also with the entries for folders that auditwheel writes."""
+    for archive in (make_wheel(tmp_path, {**folders, **WHEEL}), make_sdist(tmp_path, SDIST)):
         assert check(sources, archive) == (
             0,
             [f"{archive.name}: {archive.stat().st_size} bytes, as it should be"],
