@@ -26,7 +26,8 @@ class Job(NamedTuple):
 
     ``memory_limit`` is that of each worker; "0" for none. ``config`` is Dask's for the workers,
     by environment variables. A job that is ``quick`` is part of short runs. One that is not
-    ``judged`` is for information: stock's figure depends on when the garbage collector comes.
+    ``judged`` is for information: its figure depends on when the garbage collector comes, or on how
+    much of a round is computed before the client, 10 ms later, releases the round before.
     """
 
     run: Callable[[Client], object]
@@ -118,6 +119,16 @@ def transfers(client: Client) -> None:
         client.gather(here)
 
 
+def transfers_apart(client: Client) -> None:
+    """The same, but no round begins before the results of the last one are gone."""
+    for _ in range(10):
+        there = client.map(ones, [20 * MB] * 4, workers="w0", pure=False)
+        client.gather(client.map(np.sum, there, workers="w1", pure=False))
+        del there
+        while any(client.run(lambda dask_worker: len(dask_worker.data)).values()):
+            time.sleep(0.01)
+
+
 def served_and_released(client: Client) -> None:
     for i in range(25):
         frame = client.submit(frame_of, i, workers="w0", pure=False)
@@ -155,7 +166,8 @@ JOBS: dict[str, Job] = {
     "shuffle-p2p": Job(shuffle("p2p"), needs="pyarrow"),
     "shuffle-tasks": Job(shuffle("tasks"), needs="pyarrow"),
     "failures": Job(failures, judged=False),
-    "transfers": Job(transfers, quick=True),
+    "transfers": Job(transfers, quick=True, judged=False),
+    "transfers-apart": Job(transfers_apart, quick=True),
     "served-and-released": Job(
         served_and_released, memory_limit=MEMORY_LIMIT, quick=True, needs="pandas"
     ),
