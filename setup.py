@@ -13,12 +13,15 @@ Environment variables change how they are compiled:
 """
 
 import os
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
 
 SANITIZE = os.environ.get("FASTWORKER_SANITIZE") == "1"
 DEBUG = SANITIZE or os.environ.get("FASTWORKER_DEBUG") == "1"
@@ -82,7 +85,8 @@ class CythonBuild(build_ext):
         super().initialize_options()
         self.parallel = processors()  # unless "-j" says otherwise
 
-    def run(self) -> None:
+    def build_extensions(self) -> None:
+        check_compiler(getattr(self.compiler, "compiler_so", None))
         compiled = cythonize(
             self.extensions,
             compiler_directives={
@@ -104,7 +108,25 @@ class CythonBuild(build_ext):
         for extension in self.extensions:
             extension.sources = made[extension.name].sources
             extension.depends = made[extension.name].depends
-        super().run()
+        super().build_extensions()
+
+
+def check_compiler(command: list[str] | None) -> None:
+    """Raise PlatformError, before minutes of work, if what compiles C is not there.
+
+    ``command`` is None where setuptools looks for the compiler itself.
+    """
+    if command and shutil.which(command[0]) is None:
+        raise PlatformError(
+            f"fastworker is compiled, and there is no C compiler {command[0]!r} here; install one "
+            "(apt install gcc, dnf install gcc, xcode-select --install), or name it in CC"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise PlatformError(
+            f"fastworker is compiled, and there is no {header}; install the headers of Python "
+            "(apt install python3-dev, dnf install python3-devel)"
+        )
 
 
 sources = sorted(Path("fastworker").rglob("*.pyx"))

@@ -257,9 +257,22 @@ def _demo_command() -> click.Command:
     return demo_command
 
 
+def _check_distributed() -> None:
+    """Exit with one line if the installed distributed is too old."""
+    from fastworker.config.versions import check_distributed
+
+    try:
+        check_distributed()
+    except ImportError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command. ``args`` are those after its name; by default, those of the process."""
     args = list(sys.argv[1:] if args is None else args)
+    if args[:1] != ["doctor"]:  # which says it beside all else
+        _check_distributed()
     if args and args[0] == "demo":
         _demo_command().main(args=args[1:], prog_name="fastworker demo")
     elif args and args[0] == "scheduler":

@@ -25,10 +25,10 @@ MAY_KNOW = {
     "worker": "config core comm data link transfer execution control monitoring",
     "nanny": "comm control link worker",
     "deploy": "_version control nanny scheduler worker",
-    "__init__": "_version comm core nanny scheduler worker deploy",
+    "__init__": "_version config comm core nanny scheduler worker deploy",
     "doctor": "config comm scheduler deploy __init__",
     "demo": "__init__ scheduler",
-    "cli": "_version comm link nanny deploy demo doctor",
+    "cli": "_version config comm link nanny deploy demo doctor",
     "__main__": "cli",
 }
 

@@ -149,7 +149,7 @@ def comparison_table(costs: dict[tuple[str, str], Cost]) -> Table:
     stages = list(dict.fromkeys(stage for stage, _ in costs))
     first, *others = dict.fromkeys(cluster for _, cluster in costs)
     table = Table(
-        title=f"The same work on each cluster, and how many times less than on {first} it takes",
+        title=f"The same work on each cluster; 2.0x: half of what it takes on {first}",
         box=box.SIMPLE,
         show_edge=False,
         padding=0,

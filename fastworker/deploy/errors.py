@@ -6,6 +6,7 @@ import contextlib
 import copy
 import errno
 import logging
+import ssl
 from collections.abc import Iterator, Mapping
 
 import click
@@ -29,7 +30,8 @@ def one_line_for_errors(ports: Mapping[str, object]) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         logger.debug("Could not start", exc_info=True)
-        raise click.ClickException(str(error) + _taken(error, ports)) from error
+        line = str(error) + _taken(error, ports) + _advice(error)
+        raise click.ClickException(line) from error
     except RuntimeError as error:
         if told_by_signal():
             # A signal ended a nanny that waited for its scheduler or worker: no error
@@ -39,7 +41,8 @@ def one_line_for_errors(ports: Mapping[str, object]) -> Iterator[None]:
         if error.__cause__ is None:
             raise
         logger.debug("Could not start", exc_info=True)
-        raise click.ClickException(_with_causes(error) + _taken(error, ports)) from error
+        line = _with_causes(error) + _taken(error, ports) + _advice(error)
+        raise click.ClickException(line) from error
 
 
 def naming_preloads(param: click.Parameter) -> click.Parameter:
@@ -89,20 +92,47 @@ def check_address(address: str, help_text: str) -> None:
         raise click.ClickException(f"{address!r} names no host; {example}")
 
 
-def _with_causes(error: BaseException | None) -> str:
-    texts = []
+#: What to do about an error of TLS.
+CERTIFICATES = (
+    "; certificates are named by --tls-ca-file, --tls-cert and --tls-key, or by "
+    "distributed.comm.tls in Dask's configuration"
+)
+WITHOUT_TLS = "; the address of a scheduler without TLS is like tcp://10.0.0.1:8786"
+WITH_TLS = "; the address of a scheduler with TLS is like tls://10.0.0.1:8786"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes."""
     while error is not None:
-        texts.append(str(error) or type(error).__name__)
+        yield error
         error = error.__cause__
+
+
+def _with_causes(error: BaseException) -> str:
+    """The texts of an error and of its causes; a text that repeats a part of one is left out."""
+    texts: list[str] = []
+    for cause in _chain(error):
+        text = str(cause) or type(cause).__name__
+        if not any(text in earlier for earlier in texts):
+            texts.append(text)
     return " ".join(texts)
 
 
 def _taken(error: BaseException, ports: Mapping[str, object]) -> str:
     """The options that ask for a port, if the error is that another process has it."""
-    cause: BaseException | None = error
-    while cause is not None and getattr(cause, "errno", None) != errno.EADDRINUSE:
-        cause = cause.__cause__
-    if cause is None:
+    if not any(getattr(cause, "errno", None) == errno.EADDRINUSE for cause in _chain(error)):
         return ""
     given = [f"{option} {value}" for option, value in ports.items() if value not in (None, "")]
     return f" ({', '.join(given)})" if given else ""
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about certificates that do not match, or an end without TLS."""
+    for cause in _chain(error):
+        if isinstance(cause, ssl.SSLError):
+            return WITHOUT_TLS if cause.reason == "WRONG_VERSION_NUMBER" else CERTIFICATES
+        if isinstance(cause, TypeError) and "ssl_context" in str(cause):
+            return CERTIFICATES
+        if isinstance(cause, ConnectionResetError):
+            return WITH_TLS
+    return ""

@@ -25,11 +25,9 @@ import fastworker
 from fastworker.comm import in_use, use_configured
 from fastworker.config.settings import CommSettings, check_worker_settings
 from fastworker.config.unknown_keys import complaints
+from fastworker.config.versions import OLDEST
 from fastworker.doctor.findings import Finding, found
 from fastworker.scheduler.settings import LowLatencySettings
-
-#: The oldest distributed that the tests run with.
-OLDEST = Version("2025.12.0")
 
 #: Descriptors below which a worker of a large cluster may run out of them.
 FEW_DESCRIPTORS = 4096

@@ -21,6 +21,8 @@ from distributed.cli.dask_worker import main as dask_worker
 
 import fastworker
 from fastworker.cli import worker_command
+from fastworker.demo.launcher import Launcher
+from support.certificates import Authority
 
 COMMAND = [sys.executable, "-m", "fastworker"]
 NOBODY = "tcp://127.0.0.1:1"
@@ -435,3 +437,48 @@ def test_a_port_that_is_taken(options):
     last = done.stderr.splitlines()[-1]
     says = rf"Error: \w+ failed to start.* Address already in use \({options[1]} {port}\)"
     assert re.match(says, last), done.stderr
+
+
+# what is wrong is said in one line
+
+
+@pytest.mark.parametrize("arguments", [["tcp://127.0.0.1:1"], ["scheduler"], ["demo"]])
+def test_a_distributed_that_is_too_old(tmp_path, arguments):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import distributed\ndistributed.__version__ = '2024.1.0'\n"
+    )
+    done = run(*arguments, env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"Error: fastworker needs distributed 2025\.12\.0 or newer, and 2024\.1\.0 is installed; "
+        r"pip install --upgrade .*\n",
+        done.stderr,
+    )
+
+
+def options(authority: Authority) -> list[str]:
+    certificate, key = authority.issue()
+    return [f"--tls-ca-file={authority.ca_file}", f"--tls-cert={certificate}", f"--tls-key={key}"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "worker", "scheme", "said"),
+    [
+        ("ours", None, "tls", "certificates are named by --tls-ca-file"),
+        ("ours", None, "tcp", "the address of a scheduler with TLS is like tls://"),
+        ("ours", "theirs", "tls", "certificates are named by --tls-ca-file"),
+        (None, "ours", "tls", "the address of a scheduler without TLS is like tcp://"),
+    ],
+)
+def test_tls_that_does_not_match(tmp_path, scheduler, worker, scheme, said):
+    authorities = {name: Authority(tmp_path, name) for name in ("ours", "theirs")}
+    with Launcher(tmp_path) as launcher:
+        tls = ["--protocol=tls", *options(authorities[scheduler])] if scheduler else []
+        address = launcher.scheduler("--no-dashboard", *tls).address
+        address = f"{scheme}://{address.partition('://')[2]}"
+        done = run(address, "--no-dashboard", *(options(authorities[worker]) if worker else []))
+    assert done.returncode == 1
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("Error: Nanny failed to start.")
+    assert said in line
+    assert "Traceback" not in done.stderr
