@@ -111,6 +111,9 @@ class TCP(stock.TCP):
         except EOFError:
             self.abort()
             raise CommClosedError("aborted stream on truncated data") from None
+        except CommClosedError:
+            # Of the message's own code: the connection is open, and that is how to tell it apart
+            raise
         except Exception:
             if self.asks:
                 # An answer that cannot be deserialized. Its sender may expect a confirmation, as a

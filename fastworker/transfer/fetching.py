@@ -44,14 +44,19 @@ own_logger = get_logger("data")  # for what distributed has no line for
 #: distributed.
 ASK_AGAIN_AFTER = 0.15
 
+#: What ends the asyncio task or the process, and not just the transfer.
+ENDINGS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
 
 class UnreadableResult(Exception):
-    """A result arrived and cannot be read, with an error that looks like a broken connection.
+    """A result arrived and cannot be read, with an error that is not taken for one of a result.
 
-    Unpickling raised OSError or EOFError, or the result is larger than a message may be.
+    Unpickling raised OSError, CommClosedError or EOFError, which look like a broken connection, or
+    a BaseException that is no Exception, which no caller expects; or the result is larger than a
+    message may be.
     """
 
-    def __init__(self, cause: OSError | EOFError | MessageTooLarge) -> None:
+    def __init__(self, cause: BaseException) -> None:
         super().__init__(cause)
         self.cause = cause
 
@@ -260,8 +265,14 @@ class Fetcher:
                 raise UnreadableResult(error.__context__) from error
             if isinstance(error.__cause__, MessageTooLarge):
                 raise UnreadableResult(error.__cause__) from error
+            if not comm.closed():
+                raise UnreadableResult(error) from error
             raise
         except OSError as error:
+            raise UnreadableResult(error) from error
+        except (Exception, *ENDINGS):
+            raise
+        except BaseException as error:  # nothing but unpickling raises such
             raise UnreadableResult(error) from error
         if isinstance(response, dict) and response.get("status") == "uncaught-error":
             _, failure, traceback = clean_exception(**response)

@@ -7,6 +7,7 @@ import logging
 from contextlib import AsyncExitStack
 
 import pytest
+from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.metrics import DelayedMetricsLedger
 from distributed.utils_test import captured_logger
@@ -165,6 +166,40 @@ def test_an_error_without_a_text_takes_nothing_along(between_two):
         event = await fetch(here, there, "bad", "good")
         assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
         assert "unpickling raised Textless" in event.unreadable["bad"]["exception_text"]
+
+
+class Outcome(BaseException):
+    """As those of test runners and of other event loops: no ``Exception``."""
+
+
+class Raises:
+    """A result whose unpickling raises this."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return raise_again, (self.error,)
+
+
+def raise_again(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CommClosedError("says the result"), OSError("says the result"), Outcome("says the result")],
+)
+def test_an_error_that_looks_like_one_of_the_connection(between_two, error):
+    """With distributed's worker the first is fetched for ever, and the last never ends."""
+
+    @between_two
+    async def test(here, there):
+        there.put(bad=Raises(error), good=1)
+        event = await fetch(here, there, "bad", "good")
+        assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
+        assert "says the result" in event.unreadable["bad"]["exception_text"]
+        assert (await here.fetcher.fetch(there.address, ["good"], 28, "again")).data == {"good": 1}
 
 
 def test_a_transfer_without_a_readable_result_counts_as_failed(between_two):
