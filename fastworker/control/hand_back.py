@@ -36,6 +36,7 @@ from distributed.core import Status
 
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import (
+    NOT_BEGUN,
     Steering,
     is_by_hand,
     lock_of,
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from dask.typing import Key
 
 logger = get_logger("memory")
-
-#: A task in one of these states has not begun, and no event will end it.
-NOT_BEGUN = frozenset({"constrained", "ready", "waiting"})
 
 #: How many kinds of tasks to name in the log.
 NAMED_KINDS = 5

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from fastworker.config.logs import get_logger
 from fastworker.control.steering import (
+    NOT_BEGUN,
     Steering,
     is_by_hand,
     lock_of,
     new_stimulus_id,
+    report_of,
     users,
 )
 from fastworker.data.disk import SpillFileLost
@@ -30,27 +32,26 @@ def result_lost(worker: Steering, error: SpillFileLost) -> None:
 
 
 def drop_lost(worker: Steering, key: Key, reason: str) -> None:
-    """Let go of this result, of which the scheduler is told, and hand back the tasks that need it.
+    """Let go of this result, of which the scheduler is told, and of the tasks that need it.
 
-    If another worker has a copy, the scheduler does not take those tasks back itself. Only the
-    thread of the event loop may call it.
+    They are handed back: if another worker has a copy, the scheduler does not take them back
+    itself. Those added by hand, which it may not know, fail: at once if they have not begun, or
+    else when they read the result. Only the thread of the event loop may call it.
     """
-    dependents = _needing(worker, key)
-    if dependents is None:
-        return
-    logger.error("A result is lost: %s. The scheduler has it computed again.", reason)
     stimulus_id = new_stimulus_id("lost-result")
-    # The lock is not held: this may call plugins
-    worker._free([key, *dependents], dependents, stimulus_id)
-
-
-def _needing(worker: Steering, key: Key) -> list[Key] | None:
-    """Keys of tasks here that need a result, without those added by hand, which fail.
-
-    None if the result is not in memory here.
-    """
-    with lock_of(worker.state):
-        ts = worker.state.tasks.get(key)
-        if ts is None or ts.state != "memory":
-            return None
-        return [each.key for each in users(ts) if not is_by_hand(each)]
+    report = report_of(RuntimeError(reason))
+    try:
+        with lock_of(worker.state):
+            ts = worker.state.tasks.get(key)
+            if ts is None or ts.state != "memory":
+                return
+            needing = users(ts)
+            by_hand = [each for each in needing if is_by_hand(each)]
+            for each in by_hand:
+                if each.state in NOT_BEGUN:
+                    worker._recommend(each, ("error", *report, each.run_id), stimulus_id)
+            dependents = [each.key for each in needing if each not in by_hand]
+            worker._free([key, *dependents], dependents, stimulus_id)
+    finally:
+        worker._follow()
+    logger.error("A result is lost: %s. The scheduler has it computed again.", reason)

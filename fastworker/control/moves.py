@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask.typing import Key
-from distributed.core import error_message
 from distributed.metrics import time
 from distributed.worker_state_machine import (
     RUN_ID_SENTINEL,
@@ -27,6 +26,7 @@ from fastworker.control.steering import (
     locked,
     mark_by_hand,
     new_stimulus_id,
+    report_of,
     wanted_here,
 )
 from fastworker.control.views import DEPENDENCY_STATES, TRANSITIONS
@@ -86,7 +86,7 @@ class Moves(Steering):
             There is no way from the task's state to that one.
         """
         self._check_usable()
-        report = _report_of(exception) if finish_state == "error" else None
+        report = report_of(exception) if finish_state == "error" else None
         self._move(key, finish_state, value, report, compute_duration)
 
     @locked
@@ -152,7 +152,7 @@ class Moves(Steering):
         one of an input; see ``Worker.dep_transitions``.
         """
         self._check_usable()
-        report = _report_of(exception) if finish_state == "error" else None
+        report = report_of(exception) if finish_state == "error" else None
         self._move(dep, finish_state, value, report, compute_duration, dependency=True)
 
     def _move_to_error(self, ts: TaskState, report: tuple[Any, ...], stimulus_id: str) -> None:
@@ -239,24 +239,6 @@ class Moves(Steering):
         self._recommend(ts, "forgotten", stimulus_id)
         if rerun:
             self._reschedule([ts.key], stimulus_id)
-
-
-def _report_of(exception: BaseException | None) -> tuple[Any, ...]:
-    """What the scheduler is told of an exception. Runs user code, which pickles it."""
-    if not isinstance(exception, BaseException):
-        raise TypeError(f"a transition to error needs the exception; got {exception!r}")
-    try:
-        raise exception
-    except BaseException as error:
-        message = error_message(error)
-    finally:
-        del exception  # its traceback holds this frame
-    return (
-        message["exception"],
-        message["traceback"],
-        message["exception_text"],
-        message["traceback_text"],
-    )
 
 
 def _check_dependency(ts: TaskState, finish: str) -> None:

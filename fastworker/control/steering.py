@@ -9,6 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dask.typing import Key
+from distributed.core import error_message
 from distributed.metrics import time
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from distributed.worker_state_machine import (
@@ -37,6 +38,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: A task in one of these states has been given to this worker to run, and has not run yet.
 PROCESSING = frozenset({"constrained", "executing", "long-running", "ready", "waiting"})
+
+#: A task in one of these states has not begun, and no event will end it.
+NOT_BEGUN = frozenset({"constrained", "ready", "waiting"})
 
 #: In these states a thread runs the task, or a transfer fetches its result. An event will end that;
 #: until then a call by hand may not say how it ended.
@@ -67,6 +71,24 @@ def mark_by_hand(ts: Any) -> None:
 def is_by_hand(ts: Any) -> bool:
     """Whether a task was added or made to wait by hand: the scheduler may not know it."""
     return isinstance(ts, TaskState) and ts.by_hand
+
+
+def report_of(exception: BaseException | None) -> tuple[Any, ...]:
+    """What the scheduler is told of an exception. Runs user code, which pickles it."""
+    if not isinstance(exception, BaseException):
+        raise TypeError(f"a transition to error needs the exception; got {exception!r}")
+    try:
+        raise exception
+    except BaseException as error:
+        message = error_message(error)
+    finally:
+        del exception  # its traceback holds this frame
+    return (
+        message["exception"],
+        message["traceback"],
+        message["exception_text"],
+        message["traceback_text"],
+    )
 
 
 def lock_of(state: Any) -> AbstractContextManager[Any]:

@@ -23,6 +23,7 @@ import fastworker
 from fastworker.data.disk import Disk, SpillFileLost
 from fastworker.data.store import Store
 from support.blobs import Blob
+from support.in_process import gate, until
 from support.spilling import KIB, SPILLING, first_byte, make, settled
 
 
@@ -145,6 +146,26 @@ async def test_by_hand(c: Any, s: Any, a: Any, b: Any) -> None:
         while "mine" not in a.state.tasks or a.state.tasks["mine"].state != "error":
             await asyncio.sleep(0.01)
     assert "SpillFileLost" in log.getvalue()
+
+
+@lossy
+async def test_by_hand_and_not_begun(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Tasks that were added by hand fail at once, and those of the scheduler's run elsewhere."""
+    futures = await spilled_results(c, a)
+    lost = next(f for f in futures if f.key not in a.data.memory)
+    with gate("blocker") as blocking:
+        blocker = c.submit(blocking.pass_through, workers=[a.address], pure=False)
+        await until(blocking.entered.is_set)
+        a.add_task("mine", 0, {lost.key: []}, first_byte, (lost.key,))
+        lose_all(a, remove)
+        assert a.state.tasks["mine"].state == "ready"
+        with pytest.raises(SpillFileLost):
+            a.data[lost.key]
+        await until(lambda: a.state.tasks["mine"].state == "error")
+        assert "cannot be read" in a.state.tasks["mine"].exception_text
+        a.state.validate_state()
+        blocking.opened.set()
+        await blocker
 
 
 def test_reads_that_fail_are_told(tmp_path: Path) -> None:
