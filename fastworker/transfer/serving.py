@@ -18,6 +18,7 @@ from distributed.protocol import Serialize
 
 from fastworker.comm.tcp import TCP as NativeTCP
 from fastworker.data.store import Store
+from fastworker.transfer.fetching import ENDINGS
 from fastworker.wire.result_messages import Shared
 
 #: Same logger and lines as distributed's.
@@ -142,7 +143,7 @@ class ResultServer:
         try:
             with context_meter.meter("network", func=time) as meter:
                 message = {"status": "OK", "data": marked}
-                sent = await comm.write(message, serializers=serializers)
+                sent = await self._send(comm, message, serializers)
                 del message, marked  # hold no result while the peer reads
                 answer = await comm.read(deserializers=serializers)
             if answer != "OK":
@@ -168,6 +169,22 @@ class ResultServer:
                 "bandwidth": total / duration,
             }
         )
+
+    @staticmethod
+    async def _send(comm: Comm, message: Any, serializers: list[str] | None) -> Any:
+        """Send results; returns what ``Comm.write`` does.
+
+        In place of a result whose pickling raises an Exception, the peer gets that. Any other
+        error of pickling comes before a byte has left, and would close the connection without an
+        answer: the peer would take this worker for gone. As RuntimeError it is an answer, and the
+        peer then asks for one result at a time.
+        """
+        try:
+            return await comm.write(message, serializers=serializers)
+        except (Exception, *ENDINGS):
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"pickling a result raised {error!r:.200}") from error
 
     @staticmethod
     def _next_request(comm: Comm, message: Any) -> None:

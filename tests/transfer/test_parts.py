@@ -202,6 +202,24 @@ def test_an_error_that_looks_like_one_of_the_connection(between_two, error):
         assert (await here.fetcher.fetch(there.address, ["good"], 28, "again")).data == {"good": 1}
 
 
+class NotToBePickled:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [CommClosedError("says the result"), Outcome("says the result")])
+def test_an_error_of_pickling_that_closes_no_connection(between_two, error):
+    @between_two
+    async def test(here, there):
+        there.put(bad=NotToBePickled(error), good=1)
+        event = await fetch(here, there, "bad", "good")
+        assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
+        assert "says the result" in event.unreadable["bad"]["exception_text"]
+
+
 def test_a_transfer_without_a_readable_result_counts_as_failed(between_two):
     @between_two
     async def test(here, there):
