@@ -46,7 +46,9 @@ _SUBPACKAGES = ("comm", "core", "scheduler")
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        import_module("fastworker.config.versions").check_distributed()
+        from fastworker.config.versions import check_distributed
+
+        check_distributed()
         return getattr(import_module(_MODULES[name]), name)
     if name in _SUBPACKAGES:
         return import_module(f"fastworker.{name}")
