@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import site
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,7 @@ class Cluster:
             if dashboard_port is None
             else ["--dashboard-address", f"{HOST}:{dashboard_port}"]
         )
+        _check_free(port)
         with self._told():
             scheduler = self._launcher.scheduler("--port", str(port), *dashboard)
             self.address = scheduler.address
@@ -110,6 +112,14 @@ class Cluster:
             yield
         except (ProcessEnded, TimeoutError, NotImplementedError, ValueError) as error:
             raise DemoError(f"{self.name}: {error}") from error
+
+
+def _check_free(port: int) -> None:
+    """Raise DemoError if another process listens on this port."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise DemoError(f"--port {port}: {os.strerror(error.errno or 0)}") from error
 
 
 def _environment() -> dict[str, str]:
