@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "fastworker"
+import fastworker
+
+PACKAGE = Path(fastworker.__file__).parent
 
 
 def kept(source: str) -> list[int]:
