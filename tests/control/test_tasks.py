@@ -437,6 +437,7 @@ async def test_execute_runs_a_task_once(c, s, a):
 
         a.add_task("x", 0, {}, count)
         waiting = [asyncio.create_task(a.execute("x")) for _ in range(3)]
+        await asyncio.sleep(0)  # the task may have begun already; all three await it now
         await until(g.entered.is_set)
         g.opened.set()
         first, *rest = await asyncio.gather(*waiting)
@@ -582,14 +583,20 @@ async def test_a_client_may_steer_a_worker(c, s, a, b):
 
 @cluster(nthreads=ONE_WORKER)
 async def test_a_task_may_steer_its_worker_through_the_loop(c, s, a):
+    awaited = threading.Event()
+
     def release_other():
         from distributed import get_worker
 
         worker = get_worker()
         worker.loop.add_callback(worker.release_key, "other")
+        awaited.wait(30)
         raise Reschedule
 
     a.update_data({"other": 1})
     a.add_task("x", 0, {}, release_other)
-    await a.execute("x")
+    end = asyncio.ensure_future(a.execute("x"))
+    await asyncio.sleep(0)
+    awaited.set()
+    await end
     await until(lambda: "other" not in a.tasks)

@@ -86,6 +86,9 @@ class BareWorker(Steering, Server, BaseWorker):
         if not self.fetcher.meter_if_nothing_made(stim, ledger):
             super()._finalize_metrics(stim, ledger, span_id)
 
+    def _follow(self) -> None:
+        """What was decided has been carried out at once: there is no engine that keeps it."""
+
     def put(self, **results: Any) -> None:
         """Keep results, as if a client had scattered them."""
         self.handle_stimulus(UpdateDataEvent(data=results, stimulus_id="put"))
