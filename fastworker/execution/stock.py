@@ -38,7 +38,9 @@ class StockEngine:
 
     def handle(self, *stims: StateMachineEvent) -> None:
         """Let the state machine handle events, and carry out what it decides."""
-        self.decided += self.worker.state.handle_stimulus(*stims)
+        # A plugin may call the worker meanwhile, which replaces `decided`
+        instructions = self.worker.state.handle_stimulus(*stims)
+        self.decided += instructions
         self.follow()
 
     def carry_out(self, instructions: list[Instruction]) -> None:
