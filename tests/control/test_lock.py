@@ -10,9 +10,11 @@ from operator import add
 from typing import Any
 
 import pytest
+from dask._task_spec import Task
 from dask.utils_test import inc
 from distributed.diagnostics.plugin import WorkerPlugin
-from distributed.worker_state_machine import UpdateDataEvent
+from distributed.worker_state_machine import ComputeTaskEvent, UpdateDataEvent
+from distributed.worker_state_machine import WorkerState as StockState
 
 import fastworker
 from fastworker.core import WorkerState
@@ -196,3 +198,38 @@ async def test_a_refusal_after_a_start(c, s, a):
             a.transition("second", "executing")
         assert a.task_state["first"] == "executing"
         await until(g.entered.is_set)
+
+
+@cluster(nthreads=[])
+async def test_a_plugin_that_has_a_task_run(c, s):
+    """The event is handled inside the one that the plugin was told of, and carried out once."""
+    runs = []
+
+    class Adds(WorkerPlugin):
+        def setup(self, worker):
+            pass
+
+        def transition(self, key, start, finish, **kwargs):
+            if (key, finish) == ("x", "memory"):
+                event = ComputeTaskEvent(
+                    key="y",
+                    run_id=7,
+                    who_has={},
+                    nbytes={},
+                    priority=(0,),
+                    run_spec=Task("y", runs.append, 1),
+                    resource_restrictions={},
+                    actor=False,
+                    annotations={},
+                    span_id=None,
+                    stimulus_id="by hand",
+                )
+                worker.handle_stimulus(event)
+
+    async with fastworker.Worker(s.address, WorkerStateClass=StockState) as worker:
+        assert isinstance(worker._engine, StockEngine)
+        await worker.plugin_add(Adds(), name="adds")
+        await c.submit(inc, 1, key="x")
+        await until(lambda: runs)
+        await c.submit(inc, 2, key="z")
+        assert runs == [1]
