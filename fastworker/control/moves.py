@@ -86,8 +86,8 @@ class Moves(Steering):
             There is no way from the task's state to that one.
         """
         self._check_usable()
-        report = report_of(exception) if finish_state == "error" else None
-        self._move(key, finish_state, value, report, compute_duration)
+        report = _report_for(finish_state, exception)
+        self._move(key, finish_state, value, exception, report, compute_duration)
 
     @locked
     def _move(
@@ -95,6 +95,7 @@ class Moves(Steering):
         key: Key,
         finish_state: str,
         value: Any,
+        exception: BaseException | None,
         report: tuple[Any, ...] | None,
         compute_duration: float | None,
         dependency: bool = False,
@@ -117,7 +118,8 @@ class Moves(Steering):
                 raise TypeError("a transition to memory needs the value")
             self.put_key_in_memory(key, value)
         elif finish == "error":
-            assert report is not None
+            if report is None:
+                raise TypeError(f"a transition to error needs the exception; got {exception!r}")
             self._move_to_error(ts, report, stimulus_id)
         elif finish == "long-running":
             self._move_to_long_running(ts, compute_duration, stimulus_id)
@@ -152,8 +154,8 @@ class Moves(Steering):
         one of an input; see ``Worker.dep_transitions``.
         """
         self._check_usable()
-        report = report_of(exception) if finish_state == "error" else None
-        self._move(dep, finish_state, value, report, compute_duration, dependency=True)
+        report = _report_for(finish_state, exception)
+        self._move(dep, finish_state, value, exception, report, compute_duration, dependency=True)
 
     def _move_to_error(self, ts: TaskState, report: tuple[Any, ...], stimulus_id: str) -> None:
         if ts.state == "missing":
@@ -239,6 +241,13 @@ class Moves(Steering):
         self._recommend(ts, "forgotten", stimulus_id)
         if rerun:
             self._reschedule([ts.key], stimulus_id)
+
+
+def _report_for(finish_state: str, exception: BaseException | None) -> tuple[Any, ...] | None:
+    """The exception's report, if a move to that state needs one and has an exception."""
+    if finish_state == "error" and isinstance(exception, BaseException):
+        return report_of(exception)
+    return None
 
 
 def _check_dependency(ts: TaskState, finish: str) -> None:

@@ -73,16 +73,15 @@ def is_by_hand(ts: Any) -> bool:
     return isinstance(ts, TaskState) and ts.by_hand
 
 
-def report_of(exception: BaseException | None) -> tuple[Any, ...]:
+def report_of(exception: BaseException) -> tuple[Any, ...]:
     """What the scheduler is told of an exception. Runs user code, which pickles it."""
-    if not isinstance(exception, BaseException):
-        raise TypeError(f"a transition to error needs the exception; got {exception!r}")
+    before = exception.__traceback__
     try:
         raise exception
     except BaseException as error:
         message = error_message(error)
     finally:
-        del exception  # its traceback holds this frame
+        exception.__traceback__ = before  # or it holds this frame and those of the callers
     return (
         message["exception"],
         message["traceback"],

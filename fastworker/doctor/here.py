@@ -19,13 +19,12 @@ import psutil
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
-from packaging.version import Version
 
 import fastworker
 from fastworker.comm import in_use, use_configured
 from fastworker.config.settings import CommSettings, check_worker_settings
 from fastworker.config.unknown_keys import complaints
-from fastworker.config.versions import OLDEST
+from fastworker.config.versions import OLDEST, is_too_old
 from fastworker.doctor.findings import Finding, found
 from fastworker.scheduler.settings import LowLatencySettings
 
@@ -65,7 +64,7 @@ def versions() -> Iterator[Finding]:
         f"fastworker {fastworker.__version__}, distributed {distributed.__version__}, "
         f"dask {dask.__version__}, {platform.python_implementation()} {platform.python_version()}"
     )
-    if Version(distributed.__version__) < OLDEST:
+    if is_too_old(distributed.__version__):
         yield Finding("versions", text, "problem", f"install distributed {OLDEST} or newer")
     else:
         yield Finding("versions", text)

@@ -129,8 +129,13 @@ async def test_to_error_needs_an_exception(c, s, a):
         with pytest.raises(TypeError, match="needs the exception; got 'oops'"):
             a.transition("x", "error", exception="oops")
         assert snapshot(a) == before
-        a.transition("x", "error", exception=ZeroDivisionError("by hand"))
+        with pytest.raises(KeyError, match="no task 'unknown'"):
+            a.transition("unknown", "error")
+        error = ZeroDivisionError("by hand")
+        a.transition("x", "error", exception=error)
+        assert error.__traceback__ is None  # it would hold this frame
         assert a.task_state["x"] == "error"
+        a.transition("x", "error")
         with pytest.raises(ZeroDivisionError, match="by hand"):
             await x
 

@@ -85,6 +85,14 @@ async def fetch(here, there, *keys):
     return await here.fetcher.fetch(there.address, keys, 28 * len(keys), "fetch")
 
 
+async def check_unreadable(here, there, bad, text):
+    """A transfer of this and of a good result brings the good one, and says of this why not."""
+    there.put(bad=bad, good=1)
+    event = await fetch(here, there, "bad", "good")
+    assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
+    assert text in event.unreadable["bad"]["exception_text"]
+
+
 def test_what_is_wanted_comes(between_two):
     @between_two
     async def test(here, there):
@@ -162,10 +170,7 @@ def test_what_cannot_be_read_takes_nothing_along(between_two):
 def test_an_error_without_a_text_takes_nothing_along(between_two):
     @between_two
     async def test(here, there):
-        there.put(bad=UnwelcomeWithoutText(), good=1)
-        event = await fetch(here, there, "bad", "good")
-        assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
-        assert "unpickling raised Textless" in event.unreadable["bad"]["exception_text"]
+        await check_unreadable(here, there, UnwelcomeWithoutText(), "unpickling raised Textless")
 
 
 class Outcome(BaseException):
@@ -195,10 +200,7 @@ def test_an_error_that_looks_like_one_of_the_connection(between_two, error):
 
     @between_two
     async def test(here, there):
-        there.put(bad=Raises(error), good=1)
-        event = await fetch(here, there, "bad", "good")
-        assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
-        assert "says the result" in event.unreadable["bad"]["exception_text"]
+        await check_unreadable(here, there, Raises(error), "says the result")
         assert (await here.fetcher.fetch(there.address, ["good"], 28, "again")).data == {"good": 1}
 
 
@@ -214,10 +216,7 @@ class NotToBePickled:
 def test_an_error_of_pickling_that_closes_no_connection(between_two, error):
     @between_two
     async def test(here, there):
-        there.put(bad=NotToBePickled(error), good=1)
-        event = await fetch(here, there, "bad", "good")
-        assert type(event) is GatherDepPartialEvent and event.data == {"good": 1}
-        assert "says the result" in event.unreadable["bad"]["exception_text"]
+        await check_unreadable(here, there, NotToBePickled(error), "says the result")
 
 
 def test_a_transfer_without_a_readable_result_counts_as_failed(between_two):
